@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pli_analysis.api import (
         AnalyzedRun,
+        Metric,
         Table,
         ablation,
         attention,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         influence,
         lens,
         lineage,
+        measure,
         neurons,
         open,
         open_run,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnalyzedRun",
+    "Metric",
     "Table",
     "ablation",
     "attention",
@@ -46,6 +49,7 @@ __all__ = [
     "influence",
     "lens",
     "lineage",
+    "measure",
     "neurons",
     "open",
     "open_run",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pli_analysis.report import drawn_table
 from pli_analysis.report.drawn_table import Table as Table
+from pli_analysis.report.plugins import Metric as Metric
 from pli_analysis.runs.opening import open_run as open_run
 from pli_analysis.runs.run import Run
 from pli_train.core.errors import BadInput
@@ -233,6 +234,23 @@ def lineage(run: AnyRun, *, events: bool = False) -> Table:
     return drawn_table.drawn(metric.layers(opened.lineage, opened.confidence), partial(drawn_table.stack, locations))
 
 
+def measure(run: AnyRun, name: str) -> Table:
+    """Measure a run with a metric of another installed package: see `pli_analysis.Metric`.
+
+    Args:
+        run: the run.
+        name: name of the metric.
+
+    Raises:
+        BadInput: if no installed package has this metric, or the run cannot be measured.
+        PliError: if the metric cannot be imported, fails, or returns no table.
+    """
+    from pli_analysis.report import plugins
+
+    measured = plugins.measure(plugins.named(name), _opened(run))
+    return drawn_table.drawn(measured.table, partial(drawn_table.first_figure, measured.section))
+
+
 def neurons(
     run: AnyRun,
     text: Path | None = None,
@@ -343,6 +361,7 @@ class AnalyzedRun:
     influence = influence
     lens = lens
     lineage = lineage
+    measure = measure
     neurons = neurons
     probe = probe
     pruning = pruning

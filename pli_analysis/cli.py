@@ -20,6 +20,7 @@ from pli_analysis.commands.lineage import lineage
 from pli_analysis.commands.ls import ls
 from pli_analysis.commands.neurons import neurons
 from pli_analysis.commands.outputs import check_outputs_first
+from pli_analysis.commands.plugins import commands as plugin_commands
 from pli_analysis.commands.probe import probe
 from pli_analysis.commands.pruning import pruning
 from pli_analysis.commands.report import ReportCommand, report
@@ -62,7 +63,9 @@ app.command()(check_outputs_first(doctor))
 
 
 def main() -> None:
-    """Run `pli-analyze`."""
+    """Run `pli-analyze`, with a command for each metric of other packages."""
+    for name, command in plugin_commands():
+        app.command(name)(check_outputs_first(command))
     run_app(app)
 
 

@@ -5,9 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pli_train.api import Callback, Growth, train
+    from pli_train.api import (
+        Callback,
+        Documents,
+        Growth,
+        Moment,
+        NamedSchedule,
+        Operator,
+        train,
+    )
 
-__all__ = ["Callback", "Growth", "train"]
+__all__ = [
+    "Callback",
+    "Documents",
+    "Growth",
+    "Moment",
+    "NamedSchedule",
+    "Operator",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

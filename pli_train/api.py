@@ -13,8 +13,12 @@ from pli_train.core.anatomy import families, to_train, trainable
 from pli_train.core.anatomy.discovery import discover
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
+from pli_train.data.documents import Documents as Documents
 from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.initial_shape import InitialShape, start_of
+from pli_train.growth.operators.base import Operator as Operator
+from pli_train.growth.schedules.named import Moment as Moment
+from pli_train.growth.schedules.named import NamedSchedule as NamedSchedule
 from pli_train.training.callback import Callback
 
 if TYPE_CHECKING:

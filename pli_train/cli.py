@@ -323,10 +323,10 @@ def schedules() -> None:
 
     Example: pli-train schedules
     """
-    from pli_train.growth.schedules import SCHEDULES
+    from pli_train.growth import schedules
 
-    for name, kind in SCHEDULES.items():
-        print(f"{name:<14} {kind.about()} {kind.cites}")
+    for name, kind in schedules.every().items():
+        print(f"{name:<14} {kind.about()} {kind.cites}".rstrip())
 
 
 @app.command()

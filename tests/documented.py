@@ -63,12 +63,12 @@ def commands(text: str) -> Iterator[ShownCommand]:
             yield ShownCommand(first + start, command, int(code[1]) if code else 0, output, bool(block[1]))
 
 
-def run(command: str, folder: Path, programs: Path | None = None) -> tuple[int, str]:
+def run(command: str, folder: Path, programs: Path | None = None, **variables: str) -> tuple[int, str]:
     """Run a command. Return its exit code and its stdout and stderr combined.
 
-    Programs in the folder `programs` take precedence over the installed ones.
+    Programs in the folder `programs` take precedence over the installed ones; `variables` are of its environment.
     """
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | VARIABLES
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | VARIABLES | variables
     folders = [*([programs] if programs else []), Path(sys.executable).parent, os.environ["PATH"]]
     environment["PATH"] = os.pathsep.join(map(str, folders))
     done = subprocess.run(
@@ -96,9 +96,9 @@ def disagreement(shown: ShownCommand, code: int, printed: str) -> str | None:
     return f"line {shown.line}: `{shown.command}` prints something else:\n{differences}"
 
 
-def check(text: str, folder: Path, programs: Path | None = None) -> list[str]:
+def check(text: str, folder: Path, programs: Path | None = None, **variables: str) -> list[str]:
     """Run a document's commands in order in a folder. Return the differences."""
-    ran = ((shown, *run(shown.command, folder, programs)) for shown in commands(text))
+    ran = ((shown, *run(shown.command, folder, programs, **variables)) for shown in commands(text))
     return [message for shown, code, printed in ran if (message := disagreement(shown, code, printed))]
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.documented import ROOT, VARIABLES, ShownCommand, check, commands, disagreement
+from tests.plugging import environment
+from tests.plugging import example as example_package
 from tests.warm_programs import WarmPrograms
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -51,7 +53,8 @@ def wrong(example, programs, tmp_path_factory, request):
         folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("page") / "here"))
         if name == "README.md":  # which makes the run itself
             shutil.rmtree(folder / "runs")
-        return check(TEXTS[NAMES.index(name)], folder, programs)
+        plugged = environment(example_package(folder / "packages")) if name == "docs/plugins.md" else {}
+        return check(TEXTS[NAMES.index(name)], folder, programs, **plugged)
 
     asked = [item.callspec.params["name"] for item in request.session.items if "wrong" in item.fixturenames]
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -134,6 +134,8 @@ def _be_the_command(request, streams):
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
+    added = request["env"].get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [path for path in added if path not in ("", *sys.path)]
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)

@@ -95,10 +95,10 @@ def figures(
 
 def _sections(run: Run, names: list[str] | None, explain: bool) -> list[Section]:
     """Build the sections of a run that the named figures belong to; without names those of the report."""
-    from pli_analysis.report import content, figure_files
+    from pli_analysis.report import content, figure_files, plugins
 
     complain(run.scalars.damaged)
-    functions = content.SECTIONS | {id: each.build for id, each in content.EXPLANATIONS.items()}
+    functions = content.SECTIONS | {id: each.build for id, each in content.EXPLANATIONS.items()} | plugins.sections()
     del functions["provenance"]  # it has no figure
     if names is not None:
         ids = figure_files.needed(names, functions)

@@ -18,7 +18,18 @@ from pli_analysis.metrics.attribution import conductance as conductance_metric
 from pli_analysis.metrics.full_depth import full_depth
 from pli_analysis.metrics.neurons import neurons as neurons_metric
 from pli_analysis.metrics.probing import probe as probe_metric
-from pli_analysis.report import ablation, attention, attribution, conductance, hero, lens, neurons, probe, pruning
+from pli_analysis.report import (
+    ablation,
+    attention,
+    attribution,
+    conductance,
+    hero,
+    lens,
+    neurons,
+    plugins,
+    probe,
+    pruning,
+)
 from pli_analysis.report.disturbance import disturbance
 from pli_analysis.report.drift import drift
 from pli_analysis.report.embed import paths
@@ -86,21 +97,22 @@ def build(
     explain: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Build the report of a run.
+    """Build the report of a run. Metrics of other packages are sections before the provenance.
 
     Args:
         run: the run to read.
         map: builds the section of the map: `paths`, or `paths` with other methods.
-        explain: whether to measure what is in `EXPLANATIONS`, and add its sections before the provenance.
+        explain: whether to measure what is in `EXPLANATIONS`, and add its sections.
         on_progress: called with (sections done, total sections).
 
     Raises:
         BadInput: when the run cannot be read.
     """
     functions = SECTIONS | {"map": map}
+    last = functions.popitem()
     if explain:
-        last = functions.popitem()
-        functions |= {id: explanation.build for id, explanation in EXPLANATIONS.items()} | dict([last])
+        functions |= {id: explanation.build for id, explanation in EXPLANATIONS.items()}
+    functions |= plugins.sections() | dict([last])
     sections = sections_of(run, functions, on_progress)
     first = [*of_loss(loss_metric.loss(run.scalars), standard_error(run)), *of_full_depth({"": [full_depth(run)]})]
     further = [figure for section in sections for figure in section.key_figures]

@@ -68,7 +68,12 @@ def by_section(module: str) -> Draw:
 
 
 def _of_section(module: str, table: Table) -> go.Figure:
-    return _first(import_module(f"pli_analysis.report.{module}").section(pd.DataFrame(table)))
+    return first_figure(import_module(f"pli_analysis.report.{module}").section, table)
+
+
+def first_figure(section: Callable[[pd.DataFrame], Section], table: Table) -> go.Figure:
+    """Draw the first figure of the section that a function makes of a table."""
+    return _first(section(pd.DataFrame(table)))
 
 
 def _first(section: Section) -> go.Figure:

@@ -97,7 +97,8 @@ class ForeignRun(Run):
         linked: links to folders named by steps, which are passed over.
         counted: note on the unit of steps if they are not optimizer updates; else empty.
         on_progress: called with (done, total) checkpoints while layers are followed through them.
-        stack: path of the list of layers to read if there are several; by default the one with most weights.
+        stack: path of the list of layers to read if there are several; by default the one in the lineage, or else the
+            one with most weights.
     """
 
     found: tuple[tuple[CheckpointName, Path], ...] = ()
@@ -112,6 +113,18 @@ class ForeignRun(Run):
         """The known part of what `run.json` holds for a run."""
         steps = self.checkpoints[-1].state.get("max_steps")
         return {"total_steps": steps} if type(steps) is int and 0 < steps < 2**53 else {}
+
+    @cached_property
+    def layers_at(self) -> str | None:
+        """Path of the list of layers: `stack`, or the path that growth from Python recorded in the lineage, if any."""
+        folders = [path / run_folder.LINEAGE for _, path in reversed(self.found)]
+        files = [self.lineage_file] if self.lineage_file else folders
+        if self.stack is not None or not (existing := [file for file in files if file.is_file()]):
+            return self.stack
+        try:
+            return Lineage.read(existing[0]).stack_path
+        except BadInput:  # reported when the checkpoint is read
+            return None
 
     @property
     def training(self) -> dict[str, Any]:
@@ -215,7 +228,7 @@ class ForeignRun(Run):
             found.setdefault(name, checkpoint if name == checkpoint.name else replace(checkpoint, name=name))
         usable = [found[name] for name in sorted(found, key=lambda name: (name.step, name.after))]
         first = usable[0].anatomy  # the same stack at all checkpoints, even if another stack becomes larger
-        if self.stack is None and (first.stacks or first.by_name):
+        if self.layers_at is None and (first.stacks or first.by_name):
             usable = [replace(one, stack=first.stack) for one in usable]
         return usable
 
@@ -278,7 +291,7 @@ class ForeignRun(Run):
         return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
 
     def _checkpoint(self, name: CheckpointName, path: Path) -> ForeignCheckpoint:
-        return ForeignCheckpoint(name, path, foreign=True, stack=self.stack)
+        return ForeignCheckpoint(name, path, foreign=True, stack=self.layers_at)
 
     @cached_property
     def _flaws(self) -> dict[Path, str | None]:

@@ -44,7 +44,8 @@ def layout_of(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], 
     Args:
         config: content of `config.json`.
         shapes: full name of each tensor → its shape.
-        stack: path of the list of layers to read if there are several; by default the one with most weights.
+        stack: path of the list of layers to read if there are several, also below a prefix or without the first names;
+            by default the list with most weights.
 
     Raises:
         BadInput: if there are no layers, or none at `stack`.
@@ -91,13 +92,13 @@ def _selected(lists: list[Blocks], stack: str | None) -> Blocks:
         raise BadInput("no layers found: no tensor names are numbered from 0 without gaps, as `layers.0.…` are")
     if stack is None:
         return lists[0]
-    chosen = next((one for one in lists if one.path == stack), None)
-    if chosen is None:
+    exact = [one for one in lists if one.path == stack]
+    near = exact or [one for one in lists if _is_path_of(one.path, stack) or _is_path_of(stack, one.path)]
+    if len(near) != 1:
         paths = [one.path for one in lists]
-        raise BadInput(
-            f"--stack {stack}: there are no layers{did_you_mean(stack, paths)} (available: {_listed(paths)})"
-        )
-    return chosen
+        near_path = did_you_mean(stack, paths)
+        raise BadInput(f"stack '{stack}': there are no layers{near_path} (for --stack there are: {_listed(paths)})")
+    return near[0]
 
 
 def _left_out(chosen: Anatomy, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pli_analysis.runs.checkpoint import Checkpoint
+from pli_train.core import plugins
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
@@ -82,7 +83,10 @@ class Run:
     @property
     def notes(self) -> list[str]:
         """Remarks for the reader of measurements, one line each."""
-        return []
+        try:
+            return plugins.missing(self.record.get("plugins"))
+        except BadInput:  # a run can be measured without its record
+            return []
 
     @property
     def parent(self) -> dict[str, Any] | None:

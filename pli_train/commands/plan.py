@@ -114,7 +114,7 @@ def lines(config: RunConfig, drawn: Plan) -> list[str]:
     cost = f" ({drawn.flops:.3g} FLOPs)" if drawn.flops else ""
     ceiling = f"; speed-up at equal steps: {1 / share:.3g}" if share else ""
     named = config.growth.named()
-    paper = f" [{named.name}: {named.cites}]" if named else ""
+    paper = f" [{': '.join(filter(None, [named.name, named.cites]))}]" if named else ""
     columns = _varying(drawn.stages)
     titles = "".join(f" {title:>8}" for title in columns)
     width = max(32, *(len(stage.event) for stage in drawn.stages))

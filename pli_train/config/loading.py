@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from pli_train.config.keys import keys
 from pli_train.config.schema import RunConfig
+from pli_train.core import plugins
 from pli_train.core.anatomy import family
 from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.core.run_format import run_folder
@@ -57,11 +58,18 @@ def load(source: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> RunConf
 
 
 def of_run(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Return the config of a run's folder, with overrides. Raises BadInput if the folder is not a run's."""
+    """Return the config of a run's folder, with overrides.
+
+    Raises:
+        BadInput: if the folder is not a run's, or a plugin that the run uses is not installed.
+    """
     path = run_folder.require_run(run) / run_folder.RUN
-    table = run_folder.read_record(run).get("config")
+    record = run_folder.read_record(run)
+    table = record.get("config")
     if not isinstance(table, dict):
         raise BadInput(f"{path}: holds no config")
+    if lacking := plugins.missing(record.get("plugins")):
+        raise BadInput(*(f"{path}: {line}" for line in lacking))
     for override in overrides:
         _apply(override, table)
     return check(table, str(path))

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pli_train.core import plugins
+from pli_train.core.errors import PliError
 from pli_train.core.texts.file_types import KNOWN
 from pli_train.data import tokenization
 from pli_train.data.config import IMAGES
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from pli_train.data.config import DataConfig, TokenizerConfig
     from pli_train.data.sources.digits import ImageCorpus
     from pli_train.data.tokenization import TokenizedText
+
+OWN = ("python", *IMAGES)
+"""Sources that are neither files nor on the hub."""
 
 
 def load(
@@ -56,12 +62,24 @@ def read(data: DataConfig) -> Documents:
 
 
 def source_of(data: DataConfig) -> Callable[[DataConfig], Documents]:
-    """Return the reader of a source: of a known name, a local path, or else a name on the hub."""
+    """Return the reader of a source: of a known name or a plugin, a local path, or else a name on the hub."""
     from pli_train.data.sources import hub, python, text
 
     if data.source == "python":
         return python.read
+    if plugin := plugins.found(plugins.CORPORA, OWN).get(data.source):
+        return partial(_read, plugin)
     path = Path(data.source)
     if path.exists() or data.source.startswith((".", "/", "~")) or path.suffix.lower() in KNOWN:
         return text.read
     return hub.read
+
+
+def _read(plugin: plugins.Plugin, data: DataConfig) -> Documents:
+    """Read a plugin's documents. Raises PliError if the plugin fails, or returns something else."""
+    reader = plugin.load(Callable)
+    with plugin.calling():
+        documents = reader(data)
+    if not isinstance(documents, Documents):
+        raise PliError(f"{plugin}: returned a {type(documents).__name__}, expected pli_train.Documents")
+    return documents

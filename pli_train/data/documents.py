@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pli_train.core.texts.reading import Segment
+from pli_train.core.errors import BadInput, counted
+from pli_train.core.texts.reading import Segment, segments
+from pli_train.data.config import DataConfig
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,31 @@ class Documents:
     fingerprint: str
     about: str
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, texts: Iterable[str], data: DataConfig, about: str) -> Documents:
+        """Return a corpus of texts in memory, each of them a document.
+
+        `data.fraction` of the documents is used and `data.test_share` of these held out. Which ones, depends on their
+        content, so that another document does not move them between training and evaluation.
+
+        Args:
+            texts: the documents; blank ones are left out.
+            data: the [data] section.
+            about: description of the corpus, to which the number of documents is added.
+
+        Raises:
+            BadInput: if there are fewer than two documents.
+        """
+        ranked = sorted((text for text in texts if text.strip()), key=fingerprint)
+        kept = ranked[: max(2, round(data.fraction * len(ranked)))]
+        if len(kept) < 2:
+            raise BadInput(f"data.source: {data.source}: has {counted(len(kept), 'document')}, and needs two or more")
+        held_out = min(max(1, round(data.test_share * len(kept))), len(kept) - 1)
+        parts = (kept[held_out:], kept[:held_out])
+        train, eval = (tuple(segment for text in part for segment in segments([text])) for part in parts)
+        name = fingerprint("texts", kept, data.test_share)
+        return cls(train, eval, name, f"{about}: {counted(len(kept), 'document')}")
 
 
 def fingerprint(*values: object) -> str:

@@ -12,8 +12,8 @@ from pli_train.growth import schedule as growth_schedule
 from pli_train.growth import schedules
 from pli_train.growth.initial_shape import InitialShape
 from pli_train.growth.operators.base import LearningRate, Operator
-from pli_train.growth.operators.insert import Initializer
-from pli_train.growth.operators.widening import Output, PartInitializer
+from pli_train.growth.operators.insert import Initializer, Insert
+from pli_train.growth.operators.widening import Output, PartInitializer, WideningOperator
 from pli_train.optim.parameter_origin import OptimizerState
 from pli_train.section import Section, lines_of
 
@@ -67,7 +67,7 @@ class GrowthConfig(Section):
         else:
             tables = self.schedule
         try:
-            return growth_schedule.read(tables, self._defaults())[: self.events_kept]
+            return growth_schedule.read(tables, self._defaults)[: self.events_kept]
         except growth_schedule.Unreadable as error:
             wrong = list(error.wrong)
             for number, operator, mistakes in error.mistakes:
@@ -88,14 +88,17 @@ class GrowthConfig(Section):
         try:
             return schedules.read(table)
         except ValidationError as error:
-            raise BadInput(*lines_of(error, schedules.SCHEDULES[table["name"]], "growth.schedule: ")) from None
+            raise BadInput(*lines_of(error, schedules.schedule_of(table["name"]), "growth.schedule: ")) from None
 
-    def _defaults(self) -> dict[str, dict[str, Any]]:
-        """Return operator → default values for the fields that its events leave out."""
-        common: dict[str, Any] = {"learning_rate": self.learning_rate, "optimizer_state": self.optimizer_state}
-        common["rewarm_steps"] = self.rewarm_steps
-        newborn = common | {"freeze_steps": self.freeze_steps}
-        parts = newborn | {"initializer": self.part_initializer, "output": self.part_output, "noise": self.noise}
-        layer = newborn | {"initializer": self.initializer, "donor": self.donor, "noise": self.noise}
-        still = common | {"learning_rate": "none" if self.learning_rate == "rewarm-new" else self.learning_rate}
-        return {"insert": layer, "heads": parts, "ffn": parts, "swap": still, "context": still}
+    def _defaults(self, operator: type[Operator]) -> dict[str, Any]:
+        """Return the values of the fields that events of an operator leave out."""
+        facts: dict[str, Any] = {"optimizer_state": self.optimizer_state, "rewarm_steps": self.rewarm_steps}
+        if not operator.bears:
+            still = self.learning_rate == "rewarm-new"
+            return facts | {"learning_rate": "none" if still else self.learning_rate}
+        facts |= {"learning_rate": self.learning_rate, "freeze_steps": self.freeze_steps}
+        if issubclass(operator, Insert):
+            return facts | {"initializer": self.initializer, "donor": self.donor, "noise": self.noise}
+        if issubclass(operator, WideningOperator):
+            return facts | {"initializer": self.part_initializer, "output": self.part_output, "noise": self.noise}
+        return facts

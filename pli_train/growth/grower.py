@@ -7,17 +7,24 @@ changes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+from safetensors.torch import save_model
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel
 
 from pli_train.core import output
-from pli_train.core.errors import BadInput
+from pli_train.core.errors import BadInput, PliError
 from pli_train.core.learning_rate import climb
 from pli_train.core.randomness import derive
+from pli_train.core.run_format import run_folder
+from pli_train.core.run_format.run_folder import CheckpointName
 from pli_train.models import build as models
 from pli_train.models import resize
 from pli_train.optim import optimizer
@@ -92,6 +99,8 @@ class Grower:
         check_bare(model)
         self.model, self.anatomy, self.start, self.planned, self.seed = model, anatomy, start, planned, seed
         self.lineage = start.lineage("given")
+        if not anatomy.tensors:  # without a family table, readers cannot know where the layers are
+            self.lineage.stack_path = models.path_of_stack(model, anatomy)
         self._optimizer: Optimizer | None = None
         self._rewound: Callable[[int, int], list[float]] | None = None
         self._update_scaler = UpdateScaler(model, anatomy, self.lineage)
@@ -162,7 +171,9 @@ class Grower:
         """
         for planned, recorded in zip(self.planned[len(self.lineage.events) :], lineage.events, strict=False):
             self._apply_event(planned.event, recorded.step)
-        if self.lineage.to_json() != lineage.to_json():
+        # Older versions recorded no path of the stack.
+        own = replace(self.lineage, stack_path=lineage.stack_path and self.lineage.stack_path)
+        if own.to_json() != lineage.to_json():
             raise BadInput(
                 f"growth: this model and schedule give the stack '{self.lineage}' after {len(lineage.events)} "
                 f"events, but the lineage has '{lineage}': it comes from another model, schedule or seed"
@@ -175,6 +186,31 @@ class Grower:
             BadInput, PliError: when it cannot be written.
         """
         output.write(Path(path), self.lineage.to_json())
+
+    def save_checkpoint(self, folder: Path | str, step: int, before: bool = False) -> Path:
+        """Write the weights and the lineage for `pli-analyze`, as `FOLDER/checkpoint-STEP`; return its path.
+
+        The checkpoint appears by one rename. It has no optimizer state: training cannot resume from it.
+
+        Args:
+            folder: holds all checkpoints of this training.
+            step: number of updates done.
+            before: whether the events of this step are still to come: `FOLDER/checkpoint-STEP-before`.
+
+        Raises:
+            BadInput: if there is such a checkpoint already.
+            PliError: if it cannot be written.
+        """
+        path = Path(folder) / str(CheckpointName(step, after=not before))
+        if path.exists():
+            raise BadInput(f"{path}: already exists; name another folder")
+        try:
+            with output.folder(path) as partial:
+                _write_model(self.model, partial)
+                (partial / run_folder.LINEAGE).write_text(self.lineage.to_json(), encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            raise PliError(f"{path}: not written ({error}); check the disk") from None
+        return path
 
     def names(self) -> list[list[str]]:
         """Return the parameter names of each optimizer group, with layer ids in place of indices.
@@ -258,6 +294,16 @@ def rewound(scheduler: Any, warmup_steps: int, total_steps: int | None) -> Calla
         return [float(base) * float(curve(at)) for base, curve in curves]  # type: ignore[arg-type]
 
     return rates
+
+
+def _write_model(model: nn.Module, folder: Path) -> None:
+    """Write a model's config and weights; the config of a module that is not Hugging Face's is its class name."""
+    if isinstance(model, PreTrainedModel):
+        model.save_pretrained(folder)
+        return
+    config = json.dumps({"model_type": type(model).__name__})
+    (folder / run_folder.CONFIG).write_text(config + "\n", encoding="utf-8")
+    save_model(model, str(folder / run_folder.WEIGHTS))
 
 
 def check_even(model: nn.Module, anatomy: Anatomy) -> None:

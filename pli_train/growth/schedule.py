@@ -7,13 +7,14 @@ The short form `0.1@1 0.2@1 0.3@2` inserts a layer at index 1 at 10 % of trainin
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
+from pli_train.core import plugins
 from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.core.lineage import BadLineage, Lineage
 from pli_train.growth.initial_shape import InitialShape
@@ -31,6 +32,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "swap": Swap,
     "context": Context,
 }
+"""Name in a config → operator. Plugins add more: see `operator_of`."""
 
 _SHORT = re.compile(r"^(?P<at>\d+|\d*\.\d+|\d+\.\d*)@(?P<index>\d+)$")
 
@@ -59,27 +61,37 @@ class ScheduledEvent:
         return tuple(self.lineage.stack)
 
 
-def read(tables: Sequence[dict[str, Any]], defaults: dict[str, dict[str, Any]]) -> list[Operator]:
+def operator_of(name: Any) -> type[Operator] | None:
+    """Return the operator of this name, or None. Raises PliError if it is of a package that cannot be imported."""
+    return plugins.find(name, OPERATORS, plugins.OPERATORS, Operator) if isinstance(name, str) else None
+
+
+def read(
+    tables: Sequence[dict[str, Any]], defaults: Callable[[type[Operator]], dict[str, Any]] = lambda operator: {}
+) -> list[Operator]:
     """Read operators from the tables of a config.
 
     Args:
         tables: one per event; its `operator` is `insert` by default.
-        defaults: operator → default values of its fields.
+        defaults: returns default values of the fields of an operator.
 
     Raises:
         Unreadable: with all mistakes.
+        PliError: if an operator is of a package that cannot be imported.
     """
     events, wrong, mistakes = [], [], []
     for number, table in enumerate(tables, 1):
         name = table.get("operator", "insert")
-        if name not in OPERATORS:
-            near = did_you_mean(str(name), OPERATORS)
-            wrong.append(f"growth.schedule event {number}: unknown operator '{name}'{near} ({', '.join(OPERATORS)})")
+        operator = operator_of(name)
+        if operator is None:
+            known = [*OPERATORS, *plugins.found(plugins.OPERATORS, OPERATORS)]
+            near = did_you_mean(str(name), known)
+            wrong.append(f"growth.schedule event {number}: unknown operator '{name}'{near} ({', '.join(known)})")
             continue
         try:
-            events.append(OPERATORS[name](**{**defaults.get(name, {}), **table}))
+            events.append(operator(**{**defaults(operator), **table}))
         except ValidationError as error:
-            mistakes.append((number, OPERATORS[name], error))
+            mistakes.append((number, operator, error))
     if wrong or mistakes:
         raise Unreadable(wrong, mistakes)
     return events

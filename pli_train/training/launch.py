@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from pli_train.checkpointing import checkpoint
 from pli_train.checkpointing.lock import Lock
+from pli_train.core import plugins
 from pli_train.core.errors import BadInput
 from pli_train.core.randomness import derive
 from pli_train.core.run_format import run_folder
@@ -78,7 +79,7 @@ def begin(
         if text.tokenizer is not None:  # images are not kept
             checkpoint.write_tensors(folder / run_folder.PROBE, evaluator.held_out.kept())
         # Written last and atomically: with this file the folder is a run that can be resumed.
-        checkpoint.write_text(folder / run_folder.RUN, run_record(config, text, plan.total_steps, parent))
+        checkpoint.write_text(folder / run_folder.RUN, run_record(plan, parent))
     accelerator.wait_for_everyone()
     saver = Saver(plan, folder, accelerator, lock)
     return _trainer(plan, state, evaluator, saver, accelerator, show, callbacks)
@@ -107,6 +108,8 @@ def resume(
     show = show or NullReporter()
     text = corpus_of(config, folder, show.say) if text is None else text
     warn_of_other_blocks(folder, show.say)
+    for line in plugins.changed(run_folder.read_json(folder / run_folder.RUN).get("plugins")):
+        show.say(f"{folder}: {line}")
     lock = Lock(folder) if _is_main_process() else None
     accelerator = make_accelerator(config)
     plan = RunPlan.make(config, text, accelerator.num_processes)

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from pli_train.checkpointing import disk
 from pli_train.checkpointing.retention import Retention
+from pli_train.core import plugins
 from pli_train.core.randomness import derive
 from pli_train.data.blocks import Blocks
+from pli_train.data.corpus import OWN
 from pli_train.data.objective import Objective
 from pli_train.growth import schedule
 from pli_train.growth.initial_shape import InitialShape, start_of
+from pli_train.growth.schedules import SCHEDULES
 from pli_train.growth.swap_regularizer import SwapRegularizer
 from pli_train.models import build, flops
 
@@ -96,6 +99,18 @@ class RunPlan:
     def epochs_per_step(self) -> float:
         """Fraction of an epoch per update."""
         return self.blocks_per_step / self.blocks.count
+
+    @property
+    def plugins(self) -> list[plugins.Plugin]:
+        """The plugins that the run uses: its corpus, named schedule and operators."""
+        named = self.config.growth.named()
+        names = [
+            (plugins.CORPORA, OWN, self.config.data.source),
+            *([(plugins.SCHEDULES, SCHEDULES, named.name)] if named else []),
+            *((plugins.OPERATORS, schedule.OPERATORS, each.event.operator) for each in self.events),
+        ]
+        used = (plugins.found(group, own).get(name) for group, own, name in names)
+        return list(dict.fromkeys(plugin for plugin in used if plugin))
 
     def disk_use(self, after: CheckpointName | None = None) -> disk.DiskUse:
         """Compute the disk use of all checkpoints later than `after`."""

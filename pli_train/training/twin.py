@@ -51,7 +51,7 @@ def create(run: Path, source: Path, out: Path, plan: RunPlan) -> None:
     try:
         _copy_run(run, source, partial)
         parent = Parent(str(run.resolve()), source.name, run.resolve().name)
-        record = twin_record(run_folder.read_json(run / run_folder.RUN), plan.config, plan.total_steps, parent)
+        record = twin_record(run_folder.read_json(run / run_folder.RUN), plan, parent)
         checkpoint.write_text(partial / run_folder.RUN, record)
         lineage = Lineage.read(source / run_folder.LINEAGE)
         checkpoint.write_text(partial / run_folder.LINEAGE, lineage.to_json())

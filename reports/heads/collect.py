@@ -27,7 +27,7 @@ def main() -> None:
             variant = GROWN.get(folder) or f"{trial['params']['model.initial_heads']} heads"
             facts = {"seed": trial["seed"], "variant": variant}
             trials.append({name: trial[name] for name in ("loss", "steps", "flops", "seconds")} | facts)
-            table = pli_analysis.open(STUDIES / folder / "runs" / trial["run"]).pruning()
+            table = pli_analysis.open(STUDIES / folder / "runs" / trial["run"]).pruning(blocks=16)
             table = table[table["order"] == "importance"].drop_duplicates("origin")
             shares.append(table[["origin", "prunable_share"]].assign(**facts))
             print(facts, flush=True)

@@ -32,6 +32,8 @@ class Lineage:
     events: list[Event] = field(default_factory=list)
     founding: tuple[int, int | None] = (0, None)
     """Heads and FFN units of a layer at step 0, used for the first layer of a run that begins with no layers."""
+    stack_path: str | None = None
+    """Dotted path of the list of layers in a module without a family table, where readers of its weights find them."""
 
     @classmethod
     def begin(cls, depth: int, heads: int, initializer: str = "random", units: int | None = None) -> Lineage:
@@ -171,7 +173,7 @@ class Lineage:
             if (layer.birth.event or 0) <= events
         }
         stack = list(kept[-1].stack) if kept else [i for i, layer in layers.items() if layer.birth.event is None]
-        return Lineage(stack, layers, kept, self.founding)
+        return Lineage(stack, layers, kept, self.founding, self.stack_path)
 
     def _add_layer(self, birth: Birth, heads: int, units: int | None) -> str:
         id = layer_id(len(self.layers))
@@ -194,7 +196,7 @@ class Lineage:
 
     def to_json(self) -> str:
         """Return the text of `lineage.json`: one line per layer and event, the same bytes for the same lineage."""
-        return document.written(self.stack, self.layers, self.events, self.founding)
+        return document.written(self.stack, self.layers, self.events, self.founding, self.stack_path)
 
     @classmethod
     def from_json(cls, text: str) -> Lineage:

@@ -18,7 +18,13 @@ NEEDED = {("rewarm_steps", "rewarm"), ("rewarm_steps", "rewarm-new")}
 Founding = tuple[int, int | None]
 
 
-def written(stack: Sequence[str], layers: Mapping[str, Layer], events: Sequence[Event], founding: Founding) -> str:
+def written(
+    stack: Sequence[str],
+    layers: Mapping[str, Layer],
+    events: Sequence[Event],
+    founding: Founding,
+    stack_path: str | None = None,
+) -> str:
     """Return the text of the document: one line per layer and event, the same bytes for the same lineage."""
     records = {
         id: {
@@ -34,14 +40,15 @@ def written(stack: Sequence[str], layers: Mapping[str, Layer], events: Sequence[
         + json.dumps({"number": e.number, "step": e.step, "operator": e.operator, **e.facts, "stack": list(e.stack)})
         for e in events
     )
+    path = "" if stack_path is None else f'"stack_path": {json.dumps(stack_path)},\n'
     return (
         f'{{"format": "{FORMAT}", "version": {VERSION},\n"founding": {json.dumps(founding)},\n'
-        f'"stack": {json.dumps(list(stack))},\n'
+        f'"stack": {json.dumps(list(stack))},\n{path}'
         f'"layers": {{\n{body}\n}},\n"events": [\n{lines}\n]}}\n'
     )
 
 
-def parsed(text: str) -> tuple[list[str], dict[str, Layer], list[Event], Founding]:
+def parsed(text: str) -> tuple[list[str], dict[str, Layer], list[Event], Founding, str | None]:
     """Parse the text that `written` returns. Raises BadLineage if it is invalid."""
     try:
         document = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_with_current_keys)
@@ -49,7 +56,10 @@ def parsed(text: str) -> tuple[list[str], dict[str, Layer], list[Event], Foundin
             raise BadLineage(f"format {document['format']!r} version {document['version']!r} is not supported")
         layers = {id: _layer(id, record) for id, record in document["layers"].items()}
         events = [_event(record) for record in document["events"]]
-        return _ids(document["stack"], "the stack"), layers, events, _founding(*document["founding"])
+        path = document.get("stack_path")  # absent in older files, and for families with a table
+        if not isinstance(path, str | None):
+            raise BadLineage(f"stack_path: {path!r} is not a dotted path")
+        return _ids(document["stack"], "the stack"), layers, events, _founding(*document["founding"]), path
     except BadLineage:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -10,6 +10,7 @@ import pkgutil
 from importlib import import_module
 from typing import Any
 
+from pli_train.core import plugins
 from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.growth.schedules.named import NamedSchedule
 
@@ -27,7 +28,25 @@ def _found() -> dict[str, type[NamedSchedule]]:
 
 
 SCHEDULES: dict[str, type[NamedSchedule]] = _found()
-"""Name in a config → schedule."""
+"""Name in a config → schedule. Plugins add more: see `every`."""
+
+
+def every() -> dict[str, type[NamedSchedule]]:
+    """Return all schedules by name, also those of plugins. Warns of plugins that cannot be imported."""
+    return plugins.every(SCHEDULES, plugins.SCHEDULES, NamedSchedule)
+
+
+def schedule_of(name: str) -> type[NamedSchedule]:
+    """Return the schedule of this name.
+
+    Raises:
+        BadInput: if there is none.
+        PliError: if it is of a package that cannot be imported.
+    """
+    schedule: type[NamedSchedule] | None = plugins.find(name, SCHEDULES, plugins.SCHEDULES, NamedSchedule)
+    if schedule is None:
+        raise BadInput(f"growth.schedule: unknown schedule '{name}'{did_you_mean(name, _names())} {_known()}")
+    return schedule
 
 
 def read(table: dict[str, Any]) -> NamedSchedule:
@@ -38,13 +57,18 @@ def read(table: dict[str, Any]) -> NamedSchedule:
 
     Raises:
         BadInput: when `name` is missing or unknown.
+        PliError: if it is of a package that cannot be imported.
         pydantic.ValidationError: when another field is invalid.
     """
     name = table.get("name")
-    known = f"(known: {', '.join(SCHEDULES)})"
     if name is None:
-        raise BadInput(f"growth.schedule: name is missing {known}")
-    if not isinstance(name, str) or name not in SCHEDULES:
-        near = did_you_mean(str(name), SCHEDULES)
-        raise BadInput(f"growth.schedule: unknown schedule '{name}'{near} {known}")
-    return SCHEDULES[name](**table)
+        raise BadInput(f"growth.schedule: name is missing {_known()}")
+    return schedule_of(str(name))(**table)
+
+
+def _names() -> list[str]:
+    return [*SCHEDULES, *plugins.found(plugins.SCHEDULES, SCHEDULES)]
+
+
+def _known() -> str:
+    return f"(known: {', '.join(_names())})"

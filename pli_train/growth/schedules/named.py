@@ -61,7 +61,8 @@ class NamedSchedule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    cites: ClassVar[str]
+    cites: ClassVar[str] = ""
+    """The paper it is from."""
 
     name: str
     heads: list[Annotated[int, Field(gt=0)]] = Field(

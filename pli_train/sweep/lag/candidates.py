@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.core.run_format.study_folder import SEED
-from pli_train.growth.schedule import OPERATORS
+from pli_train.growth.schedule import OPERATORS, operator_of
 from pli_train.sweep.schedule_rule import index_at, position_mistake
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def grown(values: Values, schedule: Sequence[Table], moment: Moment, before: Lin
             for key in [key for key in table if key not in TIMES]:
                 del table[key]
             table[OPERATOR] = fields[OPERATOR]
-        kind = OPERATORS.get(table[OPERATOR])
+        kind = operator_of(table[OPERATOR])
         has = kind.model_fields if kind else {}
         table.update({key: deepcopy(value) for key, value in fields.items() if key in has})
         if table[OPERATOR] == "insert":

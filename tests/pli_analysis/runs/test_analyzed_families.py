@@ -298,7 +298,7 @@ def test_of_two_stacks_the_larger_is_read_and_the_other_reported(tmp_path):
     assert "to measure others, use --stack: 'encoder.block' (2 layers)" in run.notes[0]
     other = open_run(tmp_path, stack="encoder.block")
     assert len(other.lineage.stack) == 2 and "'decoder.block' (3 layers)" in other.notes[0]
-    with pytest.raises(BadInput, match=r"--stack middle\.block: there are no layers"):
+    with pytest.raises(BadInput, match=r"stack 'middle\.block': there are no layers"):
         _ = open_run(tmp_path, stack="middle.block").lineage
 
 

@@ -186,7 +186,7 @@ def test_of_equally_ranked_lists_one_is_taken_and_the_others_are_reported(tmp_pa
     other = open_run(tmp_path, stack="text.layers")
     assert len(other.lineage.stack) == 2 and "'vision.layers' (3 layers)" in other.notes[1]
     assert api.drift(other)["relative_l2"].iloc[-1] != api.drift(run)["relative_l2"].iloc[-1]  # kept apart in the cache
-    with pytest.raises(BadInput, match=r"--stack text\.layer: there are no layers; did you mean 'text\.layers'\?"):
+    with pytest.raises(BadInput, match=r"stack 'text\.layer': there are no layers; did you mean 'text\.layers'\?"):
         _ = open_run(tmp_path, stack="text.layer").lineage
 
 

@@ -287,7 +287,7 @@ def schedule(number):
 
 def complete(events):
     """The events with the default values of what they leave out."""
-    return [event.model_dump() for event in growth_schedule.read(events, {})]
+    return [event.model_dump() for event in growth_schedule.read(events)]
 
 
 def config_with(config_of, family, events):
