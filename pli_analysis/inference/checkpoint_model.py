@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pli_analysis.inference import devices
+from pli_analysis.inference import devices, model_template
 from pli_analysis.runs.checkpoint import require_parts
 from pli_train.core import safe_model
 from pli_train.core.cli.console import say
@@ -58,7 +58,7 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
         outline = safe_model.outline(config, safe_model.AUTO_CLASS[task] if head else "AutoModel", tensors)
         prefix = f"{outline.base_model_prefix}."
         with _quiet():  # missing and unused tensors are reported below
-            model, report = safe_model.fill(outline, config, tensors, attn_implementation="eager")
+            model, report = model_template.filled(outline, config, tensors)
     except Exception as error:  # a library may raise anything for invalid values
         raise BadInput(f"{checkpoint.path}: its config and weights make no model ({last_line(error)})") from None
     if head:  # a base model does not use the weights of any head
