@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         similarity,
         sweep,
     )
+    from pli_analysis.inference.devices import use_device
 
 __all__ = [
     "AnalyzedRun",
@@ -57,11 +58,16 @@ __all__ = [
     "pruning",
     "similarity",
     "sweep",
+    "use_device",
 ]
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use, so that `--help` loads no heavy libraries.
+    if name == "use_device":
+        from pli_analysis.inference import devices
+
+        return devices.use_device
     if name in __all__:
         from pli_analysis import api
 

@@ -91,8 +91,8 @@ def _cache() -> Finding:
 
 
 def _devices() -> Finding:
-    """List CPU cores and GPUs. Analysis uses only the CPU; GPUs are listed for training."""
+    """List CPU cores and NVIDIA GPUs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    found = f"{cores} CPU cores" + (f", {gpus} NVIDIA GPUs (not used by analysis)" if gpus else "")
+    found = f"{cores} CPU cores" + (f", {gpus} NVIDIA GPUs" if gpus else "")
     return Finding("devices", found, "ok", "everything", "")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pli_analysis.commands.options import (
+    Device,
     FormatOption,
     Html,
     LineageFile,
@@ -20,6 +21,7 @@ from pli_analysis.commands.options import (
     text_of,
 )
 from pli_analysis.commands.status import complain, open_run, write_page
+from pli_analysis.inference.devices import use_device
 from pli_train.core.cli.console import Bar, say
 
 
@@ -50,6 +52,7 @@ def disturbance(
     blocks: Annotated[
         int, typer.Option(min=1, metavar="N", help="Held-out blocks for comparing layers; the loss uses all blocks.")
     ] = 8,
+    device: Device = "auto",
     html: Html = None,
     format: FormatOption = None,
     out: OutOption = None,
@@ -67,6 +70,7 @@ def disturbance(
     from pli_analysis.runs import opening
     from pli_analysis.tables import emit
 
+    use_device(device)
     chosen_text = text_of(text, text_column, tokenizer)
     opened = open_run(run, lineage=lineage_file, stack=stack)
     complain(opened.scalars.damaged)

@@ -9,6 +9,7 @@ import typer
 
 from pli_analysis.commands.options import (
     Blocks,
+    Device,
     FormatOption,
     Html,
     LineageFile,
@@ -21,6 +22,7 @@ from pli_analysis.commands.options import (
     text_of,
 )
 from pli_analysis.commands.status import open_run, write_page
+from pli_analysis.inference.devices import use_device
 from pli_train.core.cli.console import Bar, say
 
 Method = Literal["pca", "tsne", "umap"]
@@ -44,6 +46,7 @@ def embed(
     text_column: TextColumn = None,
     tokenizer: Tokenizer = None,
     blocks: Blocks = 16,
+    device: Device = "auto",
     since_birth: Annotated[bool, typer.Option("--since-birth", help="Put every birth at the origin.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Compute exact distances, however long it takes.")] = False,
     html: Html = None,
@@ -68,6 +71,7 @@ def embed(
     from pli_analysis.tables import emit
 
     parts = PARTS[of]
+    use_device(device)
     chosen_text = text_of(text, text_column, tokenizer)
     opened = open_run(run, lineage=lineage_file, stack=stack)
     most = float("inf") if exact else EXACT

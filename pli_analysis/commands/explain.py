@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text, TextColumn, Tokenizer, text_of
+from pli_analysis.commands.options import (
+    Blocks,
+    Device,
+    FormatOption,
+    Html,
+    OutOption,
+    Text,
+    TextColumn,
+    Tokenizer,
+    text_of,
+)
 from pli_analysis.commands.status import open_run, write_page
+from pli_analysis.inference.devices import use_device
 from pli_train.core.cli.console import Bar, say
 from pli_train.core.errors import BadInput
 
@@ -28,6 +39,7 @@ def explain(
     text_column: TextColumn = None,
     tokenizer: Tokenizer = None,
     blocks: Blocks = 64,
+    device: Device = "auto",
     each: Annotated[bool, typer.Option("--runs", help="One row per run.")] = False,
     html: Html = None,
     format: FormatOption = None,
@@ -44,6 +56,7 @@ def explain(
     from pli_analysis.report import explain as report
     from pli_analysis.tables import emit
 
+    use_device(device)
     read = text_of(text, text_column, tokenizer)
     table = metric.contrasts(opened(runs), opened(scratch or []), read, blocks, Bar("checkpoints"))
     tests = metric.summary(table)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pli_analysis.commands.options import Explain, LineageFile, Stack, Verify, a_file
+from pli_analysis.commands.options import Device, Explain, LineageFile, Stack, Verify, a_file
 from pli_analysis.commands.outputs import inputs_of, require_files
 from pli_analysis.commands.report import of_several, refuse_for_several, runs_of
 from pli_analysis.commands.status import complain, open_run
+from pli_analysis.inference.devices import use_device
 from pli_train.core import output
 from pli_train.core.cli.console import Bar, timed
 from pli_train.core.errors import BadInput, did_you_mean
@@ -52,6 +53,7 @@ def figures(
     ] = "paper",
     dpi: Annotated[int, typer.Option(min=30, max=2400, metavar="N", help="Pixels per inch of png.")] = 300,
     explain: Explain = False,
+    device: Device = "auto",
     lineage_file: LineageFile = None,
     stack: Stack = None,
     verify: Verify = False,
@@ -70,6 +72,7 @@ def figures(
     from pli_analysis.report import figure_files, rendering
     from pli_analysis.runs.opening import newest_run
 
+    use_device(device)
     pixels = pixels_of(width) / SCALES[style]
     file, formats = file_of(out), formats_of(format, out)
     names = None if only is None else figure_files.parse(only)

@@ -9,6 +9,7 @@ import typer
 
 from pli_analysis.commands.options import (
     Blocks,
+    Device,
     FormatOption,
     Html,
     OutOption,
@@ -19,6 +20,7 @@ from pli_analysis.commands.options import (
     text_of,
 )
 from pli_analysis.commands.status import complain, open_run, write_page
+from pli_analysis.inference.devices import use_device
 from pli_train.core.cli.console import Bar, say
 from pli_train.core.errors import BadInput
 
@@ -46,6 +48,7 @@ def grad_norms(
     text_column: TextColumn = None,
     tokenizer: Tokenizer = None,
     blocks: Blocks = 16,
+    device: Device = "auto",
     html: Html = None,
     format: FormatOption = None,
     out: OutOption = None,
@@ -60,6 +63,7 @@ def grad_norms(
     from pli_analysis.report import grad_norms as report
     from pli_analysis.tables import emit
 
+    use_device(device)
     chosen_text = text_of(text, text_column, tokenizer)
     if chosen_text is not None and not recompute:
         raise BadInput("--text FILE: sets the text that gradients are computed on: use it with --recompute")

@@ -8,6 +8,7 @@ import typer
 
 from pli_analysis.commands.options import (
     Blocks,
+    Device,
     FormatOption,
     Html,
     OutOption,
@@ -19,6 +20,7 @@ from pli_analysis.commands.options import (
     text_of,
 )
 from pli_analysis.commands.status import open_run, write_page
+from pli_analysis.inference.devices import use_device
 from pli_train.core.cli.console import Bar, say
 
 
@@ -34,6 +36,7 @@ def influence(
     text_column: TextColumn = None,
     tokenizer: Tokenizer = None,
     blocks: Blocks = 64,
+    device: Device = "auto",
     html: Html = None,
     stack: Stack = None,
     format: FormatOption = None,
@@ -51,6 +54,7 @@ def influence(
     from pli_analysis.report.parts import of_checkpoint
     from pli_analysis.tables import emit
 
+    use_device(device)
     run = open_run(runs, stack=stack)
     table = measure(run, text_of(text, text_column, tokenizer), blocks, checkpoints, Bar("checkpoints"))
     finding = verdict(table)

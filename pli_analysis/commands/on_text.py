@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pli_analysis.commands.options import (
     At,
     Blocks,
+    Device,
     FormatOption,
     Html,
     OutOption,
@@ -19,6 +20,7 @@ from pli_analysis.commands.options import (
     text_of,
 )
 from pli_analysis.commands.status import open_run, write_page
+from pli_analysis.inference.devices import use_device
 from pli_train.core.cli.console import Bar, say
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def on_text(progress: str) -> Callable[[Callable[[], Measurement]], Callable[...
             text_column: TextColumn = None,
             tokenizer: Tokenizer = None,
             blocks: Blocks = 64,
+            device: Device = "auto",
             html: Html = None,
             stack: Stack = None,
             format: FormatOption = None,
@@ -66,6 +69,7 @@ def on_text(progress: str) -> Callable[[Callable[[], Measurement]], Callable[...
             from pli_analysis.report.parts import of_checkpoint
             from pli_analysis.tables import emit
 
+            use_device(device)
             measure, verdict, section = load()
             run = open_run(runs, stack=stack)
             table = measure(run, text_of(text, text_column, tokenizer), blocks, at, Bar(progress))

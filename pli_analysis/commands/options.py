@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pli_analysis.inference.devices import DeviceName
 from pli_analysis.tables import Format
 from pli_train.core import output
 from pli_train.core.cli.shell import Command
@@ -86,6 +87,10 @@ TextColumn = Annotated[
 Tokenizer = Annotated[
     Path | None,
     typer.Option("--tokenizer", metavar="PATH", help="With --text: folder of a tokenizer, or tokenizer.json."),
+]
+Device = Annotated[
+    DeviceName,
+    typer.Option("--device", metavar="DEVICE", help="Device for models: auto (a GPU if there is one), cpu, cuda, mps."),
 ]
 Blocks = Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of blocks of text to use.")]
 At = Annotated[

@@ -10,6 +10,7 @@ import typer
 from pli_analysis.commands.options import (
     At,
     Blocks,
+    Device,
     FormatOption,
     Html,
     OutOption,
@@ -21,6 +22,7 @@ from pli_analysis.commands.options import (
     text_of,
 )
 from pli_analysis.commands.status import open_run, write_page
+from pli_analysis.inference.devices import use_device
 from pli_train.core.cli.console import Bar, say
 from pli_train.core.errors import BadInput
 
@@ -40,6 +42,7 @@ def pruning(
     text_column: TextColumn = None,
     tokenizer: Tokenizer = None,
     blocks: Blocks = 64,
+    device: Device = "auto",
     export: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the model without its least important heads.")
     ] = None,
@@ -67,6 +70,7 @@ def pruning(
     from pli_analysis.report.pruning import section, verdict
     from pli_analysis.tables import emit
 
+    use_device(device)
     run = open_run(runs, stack=stack)
     table = pruning(run, text_of(text, text_column, tokenizer), blocks, at, Bar("masks"), checkpoints)
     finding = verdict(table)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pli_analysis import columns as col
-from pli_analysis.commands.options import Explain, LineageFile, Stack, Verify, a_file, alone
+from pli_analysis.commands.options import Device, Explain, LineageFile, Stack, Verify, a_file, alone
 from pli_analysis.commands.outputs import inputs_of, require_files
 from pli_analysis.commands.status import complain, open_run
+from pli_analysis.inference.devices import use_device
 from pli_train.core.cli.console import Bar, say, timed
 from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.core.output import STDOUT
@@ -38,6 +39,7 @@ def report(
         str | None, typer.Option(metavar="METHODS", help="Projection methods for the map besides PCA: tsne,umap.")
     ] = None,
     explain: Explain = False,
+    device: Device = "auto",
     lineage_file: LineageFile = None,
     stack: Stack = None,
     verify: Verify = False,
@@ -50,6 +52,7 @@ def report(
     """
     from pli_analysis.runs.opening import newest_run
 
+    use_device(device)
     if not run and html is not None and Path(html).is_dir():
         run, html = [html], BESIDE_THE_RUN  # `report --html RUN` can only mean the run
     path = None if html in (None, BESIDE_THE_RUN) else a_file(str(html))

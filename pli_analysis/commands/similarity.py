@@ -10,6 +10,7 @@ import typer
 from pli_analysis.commands.options import (
     At,
     Blocks,
+    Device,
     FormatOption,
     Html,
     OutOption,
@@ -21,6 +22,7 @@ from pli_analysis.commands.options import (
     text_of,
 )
 from pli_analysis.commands.status import open_run, write_page
+from pli_analysis.inference.devices import use_device
 from pli_train.core.cli.console import Bar, say
 from pli_train.core.errors import BadInput
 
@@ -44,6 +46,7 @@ def similarity(
     text_column: TextColumn = None,
     tokenizer: Tokenizer = None,
     blocks: Blocks = 64,
+    device: Device = "auto",
     html: Html = None,
     stack: Stack = None,
     format: FormatOption = None,
@@ -68,6 +71,7 @@ def similarity(
         )
     if space == "weights" and (text is not None or html is not None):
         raise BadInput(f"{'--text' if html is None else '--html'}: applies to outputs, not to --space weights")
+    use_device(device)
     chosen_text = text_of(text, text_column, tokenizer)
     first, second = (open_run([run], stack=stack) for run in runs) if two else (open_run(runs, stack=stack), None)
     if space == "weights":

@@ -33,12 +33,16 @@ def losses_of(model: PreTrainedModel, inputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def block_losses(model: PreTrainedModel, sample: Sample) -> np.ndarray:
-    """Return the loss of each block of a sample, summed over its predicted tokens, in nats: (blocks,) float64."""
+    """Return the loss of each block of a sample, summed over its predicted tokens, in nats: (blocks,) float64.
+
+    Args:
+        model, sample: on the same device.
+    """
     import torch
 
     with torch.inference_mode():
         pairs = zip(sample.tokens.split(AT_ONCE), sample.labels.split(AT_ONCE), strict=True)
-        return np.concatenate([losses_of(model, *pair).double().numpy() for pair in pairs])
+        return np.concatenate([losses_of(model, *pair).cpu().double().numpy() for pair in pairs])
 
 
 def finite_losses(checkpoint: Checkpoint, model: PreTrainedModel, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
@@ -46,11 +50,12 @@ def finite_losses(checkpoint: Checkpoint, model: PreTrainedModel, sample: Sample
 
     Args:
         checkpoint: the model's checkpoint, named in errors.
+        model, sample: on the same device.
 
     Raises:
         BadInput: if no token is predicted, or a loss is not finite.
     """
-    targets = (sample.labels != IGNORED).sum(dim=1).numpy()
+    targets = (sample.labels != IGNORED).sum(dim=1).cpu().numpy()
     if not targets.any():
         raise BadInput(
             f"{checkpoint.path}: no token of the text is predicted (blocks of {sample.labels.shape[1]} tokens)"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pli_analysis.inference import devices, model_template
 from pli_analysis.runs.checkpoint import require_parts
 from pli_train.core import safe_model
 from pli_train.core.cli.console import say
@@ -33,7 +34,7 @@ AT_ONCE = 8
 
 
 def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
-    """Load the model of a checkpoint in float32 on the CPU, in eval mode.
+    """Load the model of a checkpoint in float32, in eval mode, onto the device of `pli_analysis.inference.devices`.
 
     Args:
         head: whether to include the language-model head; the base model alone exists for classifiers and encoders too.
@@ -57,7 +58,7 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
         outline = safe_model.outline(config, safe_model.AUTO_CLASS[task] if head else "AutoModel", tensors)
         prefix = f"{outline.base_model_prefix}."
         with _quiet():  # missing and unused tensors are reported below
-            model, report = safe_model.fill(outline, config, tensors, attn_implementation="eager")
+            model, report = model_template.filled(outline, config, tensors)
     except Exception as error:  # a library may raise anything for invalid values
         raise BadInput(f"{checkpoint.path}: its config and weights make no model ({last_line(error)})") from None
     if head:  # a base model does not use the weights of any head
@@ -69,8 +70,9 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
         raise BadInput(f"{checkpoint.path}: {problem} (its weights lack {some(missing)})")
     if missing:
         raise BadInput(f"{checkpoint.path}: its weights lack {some(missing)}")
-    _log.debug("%s: model of %d tensors", checkpoint.path, len(tensors))
-    return model.eval()
+    device = devices.device()
+    _log.debug("%s: model of %d tensors on %s", checkpoint.path, len(tensors), device)
+    return model.eval().to(device)
 
 
 @cache
@@ -142,7 +144,7 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
         require_parts(checkpoint, "head")
     model, anatomy = model_of(checkpoint, head=False), checkpoint.anatomy
     stack = stack_of(model, anatomy)
-    wanted = kept.split(AT_ONCE)
+    wanted = kept.to(model.device).split(AT_ONCE)
     collected: list[list[Tensor]] = []
     hooks = []
 
@@ -153,7 +155,7 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
 
         def keep(values: Any) -> None:
             values = hidden_of(values)
-            batches.append(values[wanted[len(batches)].to(values.device)])
+            batches.append(values[wanted[len(batches)]])
 
         return keep
 
@@ -175,9 +177,9 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
         else:
             hooks.append(out_of_ffn.register_forward_hook(lambda _, inputs, output, keep=keep: keep(output)))
     with torch.inference_mode():
-        for inputs in tokens.split(AT_ONCE):
+        for inputs in tokens.to(model.device).split(AT_ONCE):
             model(input_ids=inputs)
-    outputs = [torch.cat(segments).numpy() for segments in collected]
+    outputs = [torch.cat(segments).cpu().numpy() for segments in collected]
     if of == "heads":
         count = anatomy.sizes(checkpoint.config)["head"]
         outputs = [values.reshape(len(values), count, -1) for values in outputs]

@@ -21,6 +21,7 @@ from pli_train.core.run_format import run_folder
 from pli_train.core.sampling import Design
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
@@ -51,6 +52,10 @@ class Sample(NamedTuple):
         """Everything that a result on these blocks depends on, as bytes for a hash."""
         arrays = self.tokens.numpy(), self.labels.numpy(), self.design.stratum, self.design.sizes, self.documents
         return b"".join(array.tobytes() for array in arrays)
+
+    def to(self, device: torch.device) -> Sample:
+        """Return the blocks with their tensors on a device: that of the model that reads them."""
+        return self._replace(tokens=self.tokens.to(device), labels=self.labels.to(device))
 
     def first(self, blocks: int) -> Sample:
         """Return the first blocks, which are a random sample as well."""
@@ -272,7 +277,7 @@ def spread(tokens: Tensor, most: int) -> Tensor:
 
     blocks, length = tokens.shape
     count = max(1, min(length, most // blocks))
-    kept = torch.zeros(tokens.shape, dtype=torch.bool)
+    kept = torch.zeros_like(tokens, dtype=torch.bool)
     # The middles of `count` equal intervals, so that a single position is not the first one, which has no context.
     kept[:, ((torch.arange(count) + 0.5) * length / count).long()] = True
     return kept

@@ -109,7 +109,7 @@ def without_heads(checkpoint: Checkpoint, heads: Collection[str]) -> Pruned:
     kept = _kept(checkpoint, heads, sizes["member"])
     shape = _smallest(anatomy, checkpoint.config, kept) if _is_removable(anatomy) else None
     slots = [_in_place(layer, sizes) if shape is None else _placed(layer, *shape) for layer in kept]
-    tensors = model.state_dict()
+    tensors = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     for index, name, axes in _tensors_of_heads(model, anatomy, whole=shape is not None):
         tensors[name] = _selected(tensors[name], axes, sizes, slots[index])
     config = copy.deepcopy(model.config)

@@ -10,6 +10,7 @@ from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor
 
     from pli_analysis.runs.run import Run
@@ -33,6 +34,10 @@ class TrainSample(NamedTuple):
     block: np.ndarray
     document: np.ndarray
     step: np.ndarray
+
+    def to(self, device: torch.device) -> TrainSample:
+        """Return the blocks with their tensors on a device: that of the model that reads them."""
+        return self._replace(tokens=self.tokens.to(device), labels=self.labels.to(device))
 
     @property
     def content(self) -> bytes:

@@ -35,6 +35,7 @@ import numpy as np
 
 from pli_analysis import columns as col
 from pli_analysis.inference import checkpoint_model, eval_tokens
+from pli_analysis.inference.devices import double
 from pli_analysis.metrics.lineage import position_of
 from pli_analysis.metrics.row_cache import rows_of
 from pli_analysis.runs.ancestry import donor
@@ -129,10 +130,10 @@ def _measured(
     rolled = [Sums() for _ in lineage.stack]
     divergences: dict[tuple[int, int], list[float]] = {part: [] for part in donors}
     with torch.inference_mode():
-        for number, tokens in enumerate(sample.tokens.split(1)):
+        for number, tokens in enumerate(sample.tokens.to(model.device).split(1)):
             on_progress(number, len(sample.tokens))
             weights = weights_of(checkpoint, model, tokens)
-            is_special = torch.isin(tokens[0], torch.tensor(special, dtype=tokens.dtype))
+            is_special = torch.isin(tokens[0], tokens.new_tensor(special)).to(weights[0].device)
             for sums, heads in zip(found, weights, strict=True):
                 sums.add(heads, is_special)
             for sums, through in zip(rolled, rollout(weights), strict=True):
@@ -173,7 +174,7 @@ def weights_of(checkpoint: Checkpoint, model: PreTrainedModel, tokens: Tensor) -
     if len(weights) != len(checkpoint.heads) or any(each is None for each in weights):
         family = checkpoint.anatomy.model_type
         raise BadInput(f"{checkpoint.path}: the {family} model of transformers does not return its attention weights")
-    found = [each[0, :count].double() for each, count in zip(weights, checkpoint.heads, strict=True)]
+    found = [double(each[0, :count]) for each, count in zip(weights, checkpoint.heads, strict=True)]
     if not all(bool(each.isfinite().all()) for each in found):
         raise BadInput(f"{checkpoint.path}: its attention weights are not finite")
     return found
@@ -187,9 +188,10 @@ def rollout(weights: list[Tensor]) -> Iterator[Tensor]:
     """
     import torch
 
-    through = torch.eye(weights[0].shape[-1], dtype=weights[0].dtype)
+    identity = torch.eye(weights[0].shape[-1]).to(weights[0])
+    through = identity
     for heads in weights:
-        through = (heads.mean(dim=0) + torch.eye(len(through), dtype=through.dtype)) / 2 @ through
+        through = (heads.mean(dim=0) + identity) / 2 @ through
         yield through
 
 
@@ -242,7 +244,7 @@ class Sums:
         import torch
 
         length = weights.shape[-1]
-        locations = torch.arange(length)
+        locations = torch.arange(length, device=weights.device)
         distances = (locations[:, None] - locations).abs()
         distance = (weights * distances).sum(dim=-1).mean(dim=-1)
         near = [weights.diagonal(offset, -2, -1).sum(dim=-1) / length for offset in (-1, 0, 1)]
@@ -252,7 +254,7 @@ class Sums:
         together = (weights * ((distances <= 1) | is_top[:, None])).sum(dim=-1).mean(dim=-1)
         special = columns[:, is_special].sum(dim=-1)
         masses = [*near, columns[:, 0], top.values.sum(dim=-1), special, together]
-        values = torch.stack([_entropy(weights), distance, *masses], dim=-1).numpy()
+        values = torch.stack([_entropy(weights), distance, *masses], dim=-1).cpu().numpy()
         self._sums = values if self._sums is None else self._sums + values
         seen = (weights > 0).any(dim=0)  # a single head may give a token so little that it is rounded to 0
         self._possible = seen if self._possible is None else self._possible | seen
@@ -263,7 +265,7 @@ class Sums:
         """Yield the statistics of each head, in the order of `STATISTICS`, and its pattern."""
         assert self._sums is not None
         assert self._possible is not None
-        most = float(self._possible.sum(dim=-1).double().log().mean())  # entropy of equal attention
+        most = float(double(self._possible.sum(dim=-1)).log().mean())  # entropy of equal attention
         for entropy, distance, *masses, together in (self._sums / self._blocks).tolist():
             relative = entropy / most if most else 0.0
             previous, self_, next_, first, top, special = masses

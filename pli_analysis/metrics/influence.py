@@ -34,6 +34,7 @@ import numpy as np
 from pli_analysis import columns as col
 from pli_analysis.inference import checkpoint_model, eval_tokens
 from pli_analysis.inference.block_losses import finite_losses, losses_of
+from pli_analysis.inference.devices import double
 from pli_analysis.inference.token_text import excerpts_of, ids_of
 from pli_analysis.inference.train_sample import TrainSample, train_sample_of
 from pli_analysis.metrics.drift.rates import Rates, rates_of
@@ -125,6 +126,7 @@ def products(checkpoint: Checkpoint, train: TrainSample, target: Sample) -> Iter
         BadInput: if a loss or gradient is not finite.
     """
     model = checkpoint_model.model_of(checkpoint)
+    train, target = train.to(model.device), target.to(model.device)
     finite_losses(checkpoint, model, target)
     parts = parameters_of(model, checkpoint)
     parameters = [parameter for part in parts.values() for parameter in part]
@@ -133,7 +135,7 @@ def products(checkpoint: Checkpoint, train: TrainSample, target: Sample) -> Iter
     found = []
     for tokens, labels in zip(train.tokens[:, None], train.labels[:, None], strict=True):
         gradient = _gradient(model, parameters, tokens, labels, 1 / (labels != IGNORED).sum(dim=1).clamp(min=1))
-        each = [float((mine * other).double().sum()) for mine, other in zip(gradient, direction, strict=True)]
+        each = [float(double(mine * other).sum()) for mine, other in zip(gradient, direction, strict=True)]
         found.append(np.add.reduceat(each, starts))
     if not np.isfinite(found).all():
         raise BadInput(f"{checkpoint.path}: its gradient on a training block is not finite; its influence is unknown")
@@ -159,8 +161,11 @@ def _mean_gradient(model: PreTrainedModel, parameters: Sequence[nn.Parameter], s
     import torch
 
     represented = torch.from_numpy(sample.design.weights)
-    weights = represented / (represented * (sample.labels != IGNORED).sum(dim=1)).sum()
-    chunks = (values.split(checkpoint_model.AT_ONCE) for values in (sample.tokens, sample.labels, weights.float()))
+    weights = represented / (represented * (sample.labels != IGNORED).sum(dim=1).cpu()).sum()
+    chunks = (
+        values.split(checkpoint_model.AT_ONCE)
+        for values in (sample.tokens, sample.labels, weights.float().to(model.device))
+    )
     gradients = [_gradient(model, parameters, *chunk) for chunk in zip(*chunks, strict=True)]
     return [torch.stack(each).sum(dim=0) for each in zip(*gradients, strict=True)]
 

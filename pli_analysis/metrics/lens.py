@@ -31,6 +31,7 @@ import numpy as np
 from pli_analysis import columns as col
 from pli_analysis.inference import checkpoint_model, eval_tokens
 from pli_analysis.inference.block_losses import finite_losses
+from pli_analysis.inference.devices import double
 from pli_analysis.metrics.ablation.interventions import output_replaced
 from pli_analysis.metrics.lineage import position_of
 from pli_analysis.metrics.row_cache import rows_of
@@ -93,6 +94,7 @@ def _measured(
     import torch
 
     model, lineage = checkpoint_model.model_of(checkpoint), checkpoint.lineage
+    fitted_on, measured_on = (sample.to(model.device) for sample in (fitted_on, measured_on))
     _, targets = finite_losses(checkpoint, model, measured_on)
     finite_losses(checkpoint, model, fitted_on)
     stack = checkpoint_model.stack_of(model, checkpoint.anatomy)
@@ -139,12 +141,12 @@ class _Truth:
     def __init__(self, logits: Tensor, labels: Tensor) -> None:
         self.counts = (labels != IGNORED).sum(dim=1).tolist()
         self.where = (labels.flatten() != IGNORED).nonzero().flatten()
-        self.labels = labels.flatten()[self.where]
         self.log_p = self.of(logits)
+        self.labels = labels.flatten()[self.where].to(self.log_p.device)
 
     def of(self, logits: Tensor) -> Tensor:
         """Return log-probabilities at predicted positions, in float64."""
-        return logits.flatten(0, 1)[self.where].double().log_softmax(-1)
+        return double(logits.flatten(0, 1)[self.where]).log_softmax(-1)
 
 
 class _Reading:
@@ -160,7 +162,7 @@ class _Reading:
         log_q = truth.of(logits)
         each = -log_q.gather(1, truth.labels[:, None]).flatten()
         self.losses += [float(segment.sum()) for segment in each.split(truth.counts)]
-        self.agrees.append((log_q.argmax(-1) == truth.log_p.argmax(-1)).numpy())
+        self.agrees.append((log_q.argmax(-1) == truth.log_p.argmax(-1)).cpu().numpy())
         self.kl += float((truth.log_p.exp() * (truth.log_p - log_q)).sum())
 
 
@@ -183,7 +185,7 @@ def _fitted(model: PreTrainedModel, stack: Any, sample: Sample) -> list[Callable
 
     batches = [_outputs(model, stack, inputs)[0] for inputs in sample.tokens.split(checkpoint_model.AT_ONCE)]
     *below, last = (torch.cat([hidden[index].flatten(0, 1) for hidden in batches]) for index in range(len(stack)))
-    return [*(_ridge(outputs.double(), last.double()) for outputs in below), lambda hidden: hidden]
+    return [*(_ridge(double(outputs), double(last)) for outputs in below), lambda hidden: hidden]
 
 
 def _ridge(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
@@ -198,5 +200,5 @@ def _ridge(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
     x, y = x - centers[0], y - centers[1]
     gram = x.T @ x
     penalty = RIDGE * float(gram.diagonal().mean()) or 1.0  # outputs that are all the same predict nothing
-    weights = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=torch.float64), x.T @ y)
-    return lambda hidden: ((hidden.double() - centers[0]) @ weights + centers[1]).to(hidden.dtype)
+    weights = torch.linalg.solve(gram + penalty * torch.eye(len(gram)).to(gram), x.T @ y)
+    return lambda hidden: ((double(hidden) - centers[0]) @ weights + centers[1]).to(hidden)

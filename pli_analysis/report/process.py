@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pli_analysis.inference.devices import use_device
 from pli_analysis.report import content, page
 from pli_analysis.runs.opening import open_run
 from pli_train.core import output
@@ -61,6 +62,7 @@ def _wait(process: subprocess.Popen[str], ending: Event) -> str:
 def main() -> None:
     """Build a page in this process; the arguments are RUN VERSION OUT."""
     os.nice(NICE)
+    use_device("cpu")  # the GPU is for the training that is watched
     run, version, out = sys.argv[1:]
     output.write(Path(out), page.html(content.build(open_run(run)), version))
 

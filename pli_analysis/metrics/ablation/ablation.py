@@ -117,6 +117,7 @@ def _measured(
 ) -> Iterator[tuple[Any, ...]]:
     """Yield layer and the columns from `part_type` on."""
     model = checkpoint_model.model_of(checkpoint)
+    sample = sample.to(model.device)
     model.config.use_cache = False  # a layer that runs twice would use the keys of its first pass
     planned = list(ablations(checkpoint, model))
     on_progress(0, len(planned) + 1)

@@ -17,6 +17,7 @@ import numpy as np
 
 from pli_analysis.inference.block_losses import losses_of
 from pli_analysis.inference.checkpoint_model import AT_ONCE, hidden_of, stack_of
+from pli_analysis.inference.devices import double
 from pli_analysis.metrics.ablation.interventions import attention_output
 from pli_train.core.masking import IGNORED
 
@@ -93,8 +94,8 @@ def _compared(cosines: np.ndarray, index: int) -> Callable[..., None]:
     def add(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         from torch.nn.functional import cosine_similarity
 
-        before = (inputs[0] if inputs else named["hidden_states"]).detach().double()
-        after = hidden_of(output).detach().double()
+        before = double((inputs[0] if inputs else named["hidden_states"]).detach())
+        after = double(hidden_of(output).detach())
         cosines[index] += float(cosine_similarity(before, after, dim=-1).sum())
 
     return add
@@ -103,5 +104,5 @@ def _compared(cosines: np.ndarray, index: int) -> Callable[..., None]:
 def _gates(values: Tensor, heads: int) -> np.ndarray:
     """Return Σ over blocks of |Σ a · ∂L/∂a| for each head."""
     assert values.grad is not None
-    products = (values.detach().double() * values.grad.double()).unflatten(-1, (heads, -1))
-    return products.sum(dim=(1, 3)).abs().sum(dim=0).numpy()
+    products = (double(values.detach()) * double(values.grad)).unflatten(-1, (heads, -1))
+    return products.sum(dim=(1, 3)).abs().sum(dim=0).cpu().numpy()

@@ -177,6 +177,7 @@ def _measured(
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the columns from `origin` on, without `prunable_share`."""
     model = checkpoint_model.model_of(checkpoint)
+    chosen_on, measured_on = (sample.to(model.device) for sample in (chosen_on, measured_on))
     heads = _heads(checkpoint)
     baseline, targets = finite_losses(checkpoint, model, measured_on)
     before = measured_on.design.mean(baseline, targets).value

@@ -30,6 +30,7 @@ import numpy as np
 from pli_analysis import columns as col
 from pli_analysis.inference import checkpoint_model, eval_tokens
 from pli_analysis.inference.block_losses import finite_losses
+from pli_analysis.inference.devices import double
 from pli_analysis.metrics.attribution.frozen import pulled_back, through_gap
 from pli_analysis.metrics.attribution.passes import LayerPasses, Pass, passes_of
 from pli_analysis.metrics.lineage import position_of
@@ -114,6 +115,7 @@ def _measured(
     import torch
 
     model = checkpoint_model.model_of(checkpoint)
+    sample = sample.to(model.device)
     _, targets = finite_losses(checkpoint, model, sample)
     sums: dict[Part, list[float]] = {}
     with torch.no_grad():
@@ -158,7 +160,7 @@ def of_block(checkpoint: Checkpoint, model: PreTrainedModel, tokens: Tensor, lab
     for index in reversed(range(len(seen.layers))):
         direction, parts = _of_layer(checkpoint, index, direction, seen.layers[index])
         layers.insert(0, parts)
-    found = {Part(None, EMBEDDING, EMBEDDING): (direction * seen.input.double()).sum(-1)}
+    found = {Part(None, EMBEDDING, EMBEDDING): (direction * double(seen.input)).sum(-1)}
     for parts in layers:
         found |= parts
     found[Part(None, BIAS, BIAS)] = bias
@@ -181,13 +183,13 @@ def _of_layer(
     bias = direction.new_zeros(len(direction))
     if seen.last_norm is not None:
         direction, bias = pulled_back(direction, seen.last_norm)
-    ffn = (direction * seen.ffn.output.double()).sum(-1)
+    ffn = (direction * double(seen.ffn.output)).sum(-1)
     if seen.first_norm is not None:
         direction, more = pulled_back(direction, seen.first_norm)
         bias = bias + more
     of_heads, more = pulled_back(direction, seen.attention)
     count = checkpoint.anatomy.sizes(checkpoint.config)["head"]
-    each = (of_heads * seen.attention.input.double()).unflatten(-1, (count, -1)).sum(-1)[:, :heads]
+    each = (of_heads * double(seen.attention.input)).unflatten(-1, (count, -1)).sum(-1)[:, :heads]
     parts = {Part(id, HEAD, f"{id}.h{head}"): each[:, head] for head in range(heads)}
     parts[Part(id, FFN, id)] = ffn
     parts[Part(id, LAYER, id)] = each.sum(-1) + ffn + bias + more
@@ -212,7 +214,8 @@ def _of_targets(head: Pass, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     weight, bias = (getattr(head.module, name, None) for name in ("weight", "bias"))
     assert weight is not None
-    weight, outputs = weight.double(), head.output.double()
+    weight, outputs = double(weight), double(head.output)
+    labels = labels.to(weight.device)
     logits = outputs.gather(1, labels[:, None]).flatten() - outputs.mean(dim=1)
-    biases = logits * 0 if bias is None else bias.double()[labels] - bias.double().mean()
+    biases = logits * 0 if bias is None else double(bias)[labels] - double(bias).mean()
     return logits, weight[labels] - weight.mean(dim=0), biases

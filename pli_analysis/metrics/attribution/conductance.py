@@ -123,6 +123,7 @@ def _measured(
 ) -> Iterator[tuple[Any, ...]]:
     """Yield layer and the columns from `part_type` on."""
     model = checkpoint_model.model_of(checkpoint).requires_grad_(False)
+    sample = sample.to(model.device)
     model.config.use_cache = False  # keys and values of the points of a path are not needed again
     stack = checkpoint_model.stack_of(model, checkpoint.anatomy)
     _, targets = finite_losses(checkpoint, model, sample)

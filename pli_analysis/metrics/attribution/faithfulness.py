@@ -47,10 +47,11 @@ def prediction_errors(
 
     sets = torch.rand(SETS, len(block.tokens), generator=chance) < 0.5
     change = found.end.updates - found.start.updates
+    reset = sets[..., None].to(change.device)
     measured = []
     with torch.no_grad():
         for part, module in enumerate([model.get_input_embeddings(), *stack]):
-            with output_replaced(module, found.end.outputs[part] - sets[..., None] * change[part]):
+            with output_replaced(module, found.end.outputs[part] - reset * change[part]):
                 measured.append(found.end.values - log_probabilities(model, block, SETS))
     changes = torch.stack(measured)
     return found.updates @ sets.double().T - changes, changes
@@ -70,7 +71,7 @@ def max_sensitivity(
     norms = found.updates.norm(dim=1)
     largest = torch.zeros_like(norms)
     for _ in range(NEARBY):
-        noise = torch.rand(block.embedded.shape, generator=chance) * 2 - 1
+        noise = (torch.rand(block.embedded.shape, generator=chance) * 2 - 1).to(radius.device)
         near = block._replace(embedded=block.embedded + radius * noise)
         moved = conductance(model, stack, near, found.steps).updates - found.updates
         largest = torch.maximum(largest, moved.norm(dim=1))

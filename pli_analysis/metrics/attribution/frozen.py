@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pli_analysis.inference.devices import double
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -32,7 +34,7 @@ def pulled_back(direction: Tensor, used: Pass) -> tuple[Tensor, Tensor]:
     if _is_norm(used):
         return _through_norm(direction, used)
     bias = _at_zero(used)
-    return direction * _factor(used.output.double() - bias, used.input.double()), direction @ bias
+    return direction * _factor(double(used.output) - bias, double(used.input)), direction @ bias
 
 
 def through_gap(direction: Tensor, before: Tensor, after: Tensor) -> Tensor:
@@ -42,7 +44,7 @@ def through_gap(direction: Tensor, before: Tensor, after: Tensor) -> Tensor:
         direction: (tokens, width) float64.
         before, after: (tokens, width): the output of one module, and the input of the next.
     """
-    return direction if before is after else direction * _factor(after.double(), before.double())
+    return direction if before is after else direction * _factor(double(after), double(before))
 
 
 def _factor(output: Tensor, input: Tensor) -> Tensor:
@@ -55,7 +57,7 @@ def _through_matrix(direction: Tensor, used: Pass) -> tuple[Tensor, Tensor]:
     import torch
 
     bias, pull = torch.func.vjp(used.module, torch.zeros_like(used.input))[:2]
-    return pull(direction.to(bias.dtype))[0].double(), (direction * bias.double()).sum(dim=-1)
+    return double(pull(direction.to(bias))[0]), (direction * double(bias)).sum(dim=-1)
 
 
 def _at_zero(used: Pass) -> Tensor:
@@ -63,7 +65,7 @@ def _at_zero(used: Pass) -> Tensor:
     import torch
 
     values: Tensor = used.module(torch.zeros_like(used.input[:1]))
-    return values[0].double()
+    return double(values[0])
 
 
 def _alternating(used: Pass) -> Tensor:
@@ -89,10 +91,10 @@ def _through_norm(direction: Tensor, used: Pass) -> tuple[Tensor, Tensor]:
     is_centered = bool(used.module(signs + 1).isclose(used.module(signs), rtol=1e-3, atol=1e-6).all())
 
     def centered(values: Tensor) -> Tensor:
-        values = values.double()
+        values = double(values)
         return values - values.mean(dim=-1, keepdim=True) if is_centered else values
 
-    weight = _factor(used.module(signs).double() - bias, centered(signs))
+    weight = _factor(double(used.module(signs)) - bias, centered(signs))
     expected = centered(used.input) * weight  # the output, but for the token's scale and the bias
-    scale = _factor(((used.output.double() - bias) * expected).sum(-1), expected.square().sum(-1))
+    scale = _factor(((double(used.output) - bias) * expected).sum(-1), expected.square().sum(-1))
     return centered(direction * weight * scale[:, None]), direction @ bias

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pli_analysis.inference.block_losses import losses_of
 from pli_analysis.inference.checkpoint_model import AT_ONCE, hidden_of
+from pli_analysis.inference.devices import double
 from pli_analysis.metrics.ablation.interventions import output_replaced, removed
 from pli_train.core.errors import BadInput
 
@@ -96,7 +97,7 @@ def conductance(model: PreTrainedModel, stack: nn.ModuleList, block: Block, step
     last: Points | None = None
     outputs, updates = (torch.zeros(len(stack) + 1, len(block.tokens), dtype=torch.float64) for _ in range(2))
     start = None
-    for alphas in torch.linspace(0, 1, steps + 1).split(AT_ONCE):
+    for alphas in torch.linspace(0, 1, steps + 1).to(block.embedded.device).split(AT_ONCE):
         found = at_points(model, stack, block, block.baseline.lerp(block.embedded, alphas[:, None, None]))
         start = start or _point(found, 0)
         joined = found if last is None else Points(*(_joined(*pair) for pair in zip(last, found, strict=True)))
@@ -156,7 +157,7 @@ def at_points(model: PreTrainedModel, stack: nn.ModuleList, block: Block, embedd
 
 def log_probabilities(model: PreTrainedModel, block: Block, copies: int) -> Tensor:
     """Return F for copies of a block, whose states differ if hooks change them: (copies,) float64."""
-    return -losses_of(model, block.tokens.expand(copies, -1), block.labels.expand(copies, -1)).double()
+    return -losses_of(model, block.tokens.expand(copies, -1), block.labels.expand(copies, -1)).cpu().double()
 
 
 @contextmanager
@@ -195,5 +196,5 @@ def _trapezoids(gradients: Tensor, states: Tensor) -> Tensor:
     Returns:
         (parts, block_size) float64.
     """
-    means = (gradients[:, 1:] + gradients[:, :-1]).double() / 2
-    return (means * states.double().diff(dim=1)).sum(dim=(1, 3))
+    means = double(gradients[:, 1:] + gradients[:, :-1]) / 2
+    return (means * double(states).diff(dim=1)).sum(dim=(1, 3)).cpu()

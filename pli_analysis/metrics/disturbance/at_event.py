@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pli_analysis.inference import checkpoint_model
+from pli_analysis.inference.devices import double
 from pli_analysis.inference.eval_tokens import IGNORED, Sample, spread
 from pli_analysis.metrics.similarity import cka as measures
 from pli_analysis.runs.ancestry import alive as alive_of
@@ -102,11 +103,12 @@ def compare(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int) 
 
 def _compared(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int) -> StateComparison:
     sides, losses = (_Side(before), _Side(after)), _Losses()
+    sample = sample.to(sides[0].model.device)
     layers = _layers(*sides, losses, sample.first(blocks))
     for inputs, wanted in _batches(sample.tokens[blocks:], sample.labels[blocks:]):
         was, now = (side.read(inputs, wanted) for side in sides)
         losses.add(was, now, wanted)
-    targets = (sample.labels != IGNORED).sum(dim=1).numpy()
+    targets = (sample.labels != IGNORED).sum(dim=1).cpu().numpy()
     change = sample.design.mean(np.array(losses.changes), targets)
     kl, flips = (total / max(int(targets.sum()), 1) for total in (losses.kl, losses.flips))
     return StateComparison(
@@ -125,7 +127,7 @@ def _layers(old: _Side, new: _Side, losses: _Losses, sample: Sample) -> dict[str
         was, now = (side.learn(inputs, wanted, targets) for side in (old, new))
         losses.add(was, now, wanted)
         for id in shared:
-            one, other = was.hidden[id].double(), now.hidden[id].double()
+            one, other = double(was.hidden[id]), double(now.hidden[id])
             moved[id] += float((other - one).square().sum())
             size[id] += float(one.square().sum())
             for kept_of, values in zip(samples, (was.hidden[id], now.hidden[id]), strict=True):
@@ -211,7 +213,7 @@ class _Side:
         locations = (labels.flatten() != IGNORED).nonzero().flatten()
         logits = self.model(input_ids=inputs).logits.flatten(0, 1)[locations].float()
         losses = cross_entropy(logits, labels.flatten()[locations], reduction="none")
-        return losses.sum(), _Read(losses.detach().double(), logits.detach(), dict(self._outputs))
+        return losses.sum(), _Read(double(losses.detach()), logits.detach(), dict(self._outputs))
 
     def gradients(self, alive: Lineage) -> Iterator[tuple[str, str, Tensor]]:
         """Yield layer id, tensor name within the layer, and its gradient for the rows that exist in a lineage."""
@@ -237,7 +239,7 @@ def _changes(was: Tensor, now: Tensor, labels: Tensor) -> list[float]:
 def _positions(was: Tensor, now: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the log-probabilities of both states, some positions at a time."""
     for old, new in zip(was.split(ROWS), now.split(ROWS), strict=True):
-        yield old.double().log_softmax(-1), new.double().log_softmax(-1)
+        yield double(old).log_softmax(-1), double(new).log_softmax(-1)
 
 
 def _cka_distance(was: list[Tensor], now: list[Tensor], sequences: int) -> float:
@@ -246,7 +248,7 @@ def _cka_distance(was: list[Tensor], now: list[Tensor], sequences: int) -> float
 
     if sequences < measures.FEWEST:
         return float("nan")
-    batches = [torch.cat(segments).numpy() for segments in (was, now)]
+    batches = [torch.cat(segments).cpu().numpy() for segments in (was, now)]
     return 1 - measures.cka(
         *(measures.u_centered(values.reshape(sequences, -1, values.shape[-1]).swapaxes(0, 1)) for values in batches)
     )
@@ -260,7 +262,7 @@ def _gradients(old: _Side, new: _Side) -> dict[str, tuple[float, float]]:
     for id, name, gradient in new.gradients(born):
         mine = known.get((id, name))
         if mine is not None and mine.shape == gradient.shape:
-            a, b = mine.double(), gradient.double()
+            a, b = double(mine), double(gradient)
             sums[id] += np.array([float((a * a).sum()), float((b * b).sum()), float((a * b).sum())])
     changes = {}
     for id, (was, now, both) in sums.items():

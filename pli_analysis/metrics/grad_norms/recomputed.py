@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from pli_analysis import columns as col
 from pli_analysis.inference import checkpoint_model, eval_tokens
+from pli_analysis.inference.devices import double
 from pli_analysis.metrics.grad_norms.logged import groups_of, in_order, part_and_birth
 from pli_analysis.runs.ancestry import alive
 from pli_train.core.anatomy.parts import Part, number_of, outside, part_of, with_sums
@@ -84,13 +85,13 @@ def unknown(table: pd.DataFrame) -> list[str]:
 def squares_at(checkpoint: Checkpoint, tokens: Tensor, labels: Tensor) -> dict[Part, float]:
     """Return the squared gradient norm of each part at one checkpoint."""
     model, anatomy, lineage = checkpoint_model.model_of(checkpoint), checkpoint.anatomy, checkpoint.lineage
-    _backward(model, tokens, labels)
+    _backward(model, tokens.to(model.device), labels.to(model.device))
     sizes = anatomy.sizes(checkpoint.config)
     squares: dict[Part, float] = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
             continue
-        grad, position = parameter.grad.double(), anatomy.locate(name)
+        grad, position = double(parameter.grad), anatomy.locate(name)
         if position is None:
             segments = [(outside(model, name), grad)]
         else:
