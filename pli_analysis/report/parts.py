@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pli_analysis import columns as col
 
@@ -36,6 +36,15 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class HeadView:
+    """A view of single heads that the script `head_view.js` draws from its data, which are JSON."""
+
+    title: str
+    caption: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class KeyFigure:
     """A number at the top of the page.
 
@@ -58,6 +67,7 @@ class Section:
         points: name and description, for a list of several things, such as growth events.
         facts: label and value.
         figures, tables: in order; a table has a title.
+        view: a view of single heads, above the figures.
         headline: the finding in a sentence or two, for the summary; empty if there is none.
         method: how it was measured: a term, and its formula, paper or caveat.
         findings: in a summary, id, title and headline of the other sections.
@@ -69,6 +79,7 @@ class Section:
     words: list[str] = field(default_factory=list)
     points: list[tuple[str, str]] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
+    view: HeadView | None = None
     figures: list[Figure] = field(default_factory=list)
     tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
     headline: str = ""
