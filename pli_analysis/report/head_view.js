@@ -238,7 +238,7 @@
   pick.token.addEventListener("input", () => point(null));
 
   fill(pick.checkpoint, checkpoints.map((_, number) => option(String(number), step(number))));
-  pick.checkpoint.closest("label").hidden = checkpoints.length < 2;
+  pick.checkpoint.parentElement.hidden = checkpoints.length < 2;
   pick.token.max = size - 1;
   pick.token.value = Math.floor(size / 2);
   view.classList.toggle("long", size > 200);

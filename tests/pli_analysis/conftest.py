@@ -36,6 +36,7 @@ def opened(chromium):
 
     def open_page(path, width=1200, scheme="light"):
         context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}, offline=True)
+        context.set_default_timeout(120_000)  # a busy machine is no failure
         contexts.append(context)
         tab, outputs, asked = context.new_page(), [], []
         tab.on("console", lambda message: outputs.append(message.text))

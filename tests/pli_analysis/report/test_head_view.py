@@ -205,6 +205,10 @@ def shown(runs, tmp_path_factory):
     return path, data_of(path.read_text())
 
 
+def control(tab, name):
+    return tab.locator(".picks").get_by_label(name, exact=True)
+
+
 def percentages(panel):
     """Place of a token → the weight that the panel states."""
     found = re.findall(r"\((\d+)\) ([\d.]+)\s%", panel.locator(".most").inner_text())
@@ -227,19 +231,19 @@ def test_a_head_is_picked_by_keyboard_and_its_weights_are_read(opened, shown):
     path, data = shown
     tab, outputs, asked = opened(path)
     left, right = tab.locator(".head").all()
-    tab.get_by_label("Layer").focus()
+    control(tab, "Layer").focus()
     tab.keyboard.press("End")
     tab.keyboard.press("Tab")
     tab.keyboard.press("ArrowDown")
     last = data["checkpoints"][0]["heads"][-1]["name"]
     assert left.locator("h4").inner_text().startswith(f"Head {last}, step 12")
-    tab.get_by_label("Token").focus()
+    control(tab, "Token").focus()
     tab.keyboard.press("End")
     assert agree(percentages(left), decoded(data)[last][31])
     tab.keyboard.press("ArrowLeft")
     assert tab.locator(".token").inner_text().startswith("31 of 32: ")
     assert agree(percentages(left), decoded(data)[last][30])
-    tab.get_by_label("Compare with").select_option("head/1/a.h1")
+    control(tab, "Compare with").select_option("head/1/a.h1")
     assert right.locator("h4").inner_text() == "Head a.h1, step 3"
     assert agree(percentages(right), decoded(data, 1)["a.h1"][30])
     assert outputs == [] and asked == [path.as_uri()]
@@ -249,18 +253,18 @@ def test_a_head_is_picked_by_keyboard_and_its_weights_are_read(opened, shown):
 def test_the_right_head_follows_the_left_one(opened, shown):
     tab, outputs, _ = opened(shown[0])
     right, donors = tab.locator(".head").nth(1), shown[1]["checkpoints"][0]["donors"]
-    tab.get_by_label("Compare with").select_option("donor")
+    control(tab, "Compare with").select_option("donor")
     for name in donors:
-        tab.get_by_label("Layer").select_option(name[0])
-        tab.get_by_label("Head", exact=True).select_option(name)
+        control(tab, "Layer").select_option(name[0])
+        control(tab, "Head").select_option(name)
         assert right.locator("h4").inner_text() == f"Head {donors[name]}, step 12: donor of {name}"
-    tab.get_by_label("Layer").select_option("a")
+    control(tab, "Layer").select_option("a")
     assert "has no donor" in right.locator("h4").inner_text() and not right.locator(".matrix").is_visible()
-    tab.get_by_label("Compare with").select_option("step")
+    control(tab, "Compare with").select_option("step")
     assert right.locator("h4").inner_text() == "Head a.h1, step 3"
-    tab.get_by_label("Checkpoint").select_option("1")
+    control(tab, "Checkpoint").select_option("1")
     assert right.locator("h4").inner_text().startswith("Head a.h1, step 12")
-    tab.get_by_label("Compare with").select_option("none")
+    control(tab, "Compare with").select_option("none")
     assert not right.is_visible()
     assert outputs == []
 
@@ -270,7 +274,7 @@ def test_the_pointer_finds_tokens_in_the_matrix_and_in_the_text(opened, shown):
     path, data = shown
     tab, outputs, _ = opened(path)
     left, token = tab.locator(".head").first, tab.locator(".token")
-    name = tab.get_by_label("Head", exact=True).input_value()
+    name = control(tab, "Head").input_value()
     box = left.locator("canvas").bounding_box()
     left.locator("canvas").hover(position={"x": 3.5 * box["width"] / 32, "y": 20.5 * box["height"] / 32})
     assert token.inner_text().startswith("21 of 32: ")
@@ -279,7 +283,7 @@ def test_the_pointer_finds_tokens_in_the_matrix_and_in_the_text(opened, shown):
     pixel = "document.querySelector('.head canvas').getContext('2d').getImageData(3, 20, 1, 1).data[3]"
     row = decoded(data)[name][20]
     assert tab.evaluate(pixel) == pytest.approx(255 * np.sqrt(row[3] / row.max()), abs=1)
-    tab.get_by_label("Colors").select_option("all")
+    control(tab, "Colors").select_option("all")
     assert tab.evaluate(pixel) == pytest.approx(255 * np.sqrt(row[3]), abs=1)
     left.locator(".words span").nth(9).click()
     tab.locator("h1").hover()
