@@ -110,7 +110,7 @@ def test_two_checkpoints_have_their_own_weights_and_heads(runs):
 
 
 @pytest.mark.parametrize("concentration", [0.01, 0.3, 100.0])
-def test_512_tokens_are_told_from_equal_attention(concentration):
+def test_512_tokens_differ_from_equal_attention(concentration):
     """A linear byte would be 0 for a weight of 1/512."""
     weights = np.random.default_rng(0).dirichlet(np.full(512, concentration), size=512)
     found = HeadWeights(["token"] * 512, 1, 1, [Heads(1, {"a.h0": weights}, {}, 1)])
