@@ -9,6 +9,7 @@ import typer
 from pli_analysis.commands.options import (
     At,
     Blocks,
+    Device,
     FormatOption,
     Html,
     OutOption,
@@ -20,6 +21,7 @@ from pli_analysis.commands.options import (
     text_of,
 )
 from pli_analysis.commands.status import open_run, write_page
+from pli_analysis.inference.devices import use_device
 from pli_train.core.cli.console import Bar, say
 from pli_train.core.errors import BadInput
 
@@ -47,6 +49,7 @@ def neurons(
     text_column: TextColumn = None,
     tokenizer: Tokenizer = None,
     blocks: Blocks = 64,
+    device: Device = "auto",
     html: Html = None,
     stack: Stack = None,
     format: FormatOption = None,
@@ -60,6 +63,7 @@ def neurons(
     """
     if layer and unit:
         raise BadInput("--layer and --unit exclude each other: the id of a unit names its layer")
+    use_device(device)
     from pli_analysis.metrics.neurons import neurons as metric
     from pli_analysis.report.neurons import section, verdict
     from pli_analysis.report.parts import of_checkpoint

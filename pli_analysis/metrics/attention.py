@@ -125,7 +125,7 @@ def _measured(
     import torch
 
     model, lineage = checkpoint_model.model_of(checkpoint, head=False), checkpoint.lineage
-    donors = _donors(checkpoint)
+    donors = donors_of(checkpoint)
     found = [Sums() for _ in lineage.stack]
     rolled = [Sums() for _ in lineage.stack]
     divergences: dict[tuple[int, int], list[float]] = {part: [] for part in donors}
@@ -150,7 +150,7 @@ def _measured(
         yield (id, ROLLOUT, id, *values, "", np.nan)
 
 
-def _donors(checkpoint: Checkpoint) -> dict[tuple[int, int], tuple[int, int]]:
+def donors_of(checkpoint: Checkpoint) -> dict[tuple[int, int], tuple[int, int]]:
     """Return (layer index, head) of each copied head → those of the head that it was copied from, if still there."""
     lineage, counts = checkpoint.lineage, checkpoint.heads
     found = {}

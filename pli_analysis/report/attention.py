@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 from pli_analysis import columns as col
 from pli_analysis.figures import attention as figures
 from pli_analysis.metrics.attention import BOTH, DIAGONAL, HEAD, HETEROGENEOUS, UNIFORM, VERTICAL
+from pli_analysis.report import head_view
 from pli_analysis.report.parts import Figure, Section, sample
 from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from pli_analysis.metrics.head_weights import HeadWeights
 
 WORDS = {UNIFORM: "uniform", DIAGONAL: "diagonal", VERTICAL: "vertical", BOTH: "diagonal and vertical"}
 WORDS |= {HETEROGENEOUS: "heterogeneous"}
@@ -44,11 +47,12 @@ def verdict(table: pd.DataFrame) -> str:
     )
 
 
-def section(table: pd.DataFrame) -> Section:
+def section(table: pd.DataFrame, weights: HeadWeights | None = None) -> Section:
     """Build the section: distance and entropy of heads, attention to near tokens, and the methods.
 
     Args:
         table: result of `pli_analysis.metrics.attention.attention`.
+        weights: attention of single heads to one block, to show it too.
     """
     finding = verdict(table)
     heads = table[table[col.PART_TYPE] == HEAD]
@@ -79,7 +83,9 @@ def section(table: pd.DataFrame) -> Section:
             heads,
         ),
     ]
-    return Section("attention", "Attention", figures=shown, headline=finding, method=METHOD)
+    view = None if weights is None else head_view.view(weights)
+    method = METHOD if view is None else [*METHOD, *head_view.METHOD]
+    return Section("attention", "Attention", view=view, figures=shown, headline=finding, method=method)
 
 
 def _of_masses(heads: pd.DataFrame) -> str:

@@ -43,19 +43,23 @@ def html(report: Report, version: str | None = None) -> str:
     from markupsafe import Markup
 
     plotly, script = _plotly(), _asset("page.js")
+    has_heads = any(section.view for section in report.sections)
+    heads = _asset("head_view.js") if has_heads else ""
     poll = "" if version is None else _asset("served.js")
     return _template().render(
         report=report,
         data=lambda figure: Markup(embed(payload(figure))),
+        view=lambda view: Markup(embed(view.data)),
         csv=lambda name, table: Markup(embed({"name": name, "csv": render(table, Format.CSV)})),
         sample=sample,
         cell=cell,
-        style=Markup(_asset("page.css")),
+        style=Markup(_asset("page.css") + (_asset("head_view.css") if has_heads else "")),
         plotly=Markup(plotly),
         script=Markup(script),
+        heads=Markup(heads),
         version=version,
         poll=Markup(poll),
-        policy=policy(plotly, script, *filter(None, [poll])) + ("; connect-src 'self'" if poll else ""),
+        policy=policy(plotly, script, *filter(None, [heads, poll])) + ("; connect-src 'self'" if poll else ""),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pli_analysis import columns as col
 
@@ -33,6 +33,15 @@ class Figure:
     drawing: go.Figure
     table: pd.DataFrame
     captions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HeadView:
+    """A view of single heads that the script `head_view.js` draws from its data, which are JSON."""
+
+    title: str
+    caption: str
+    data: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,7 @@ class Section:
         points: name and description, for a list of several things, such as growth events.
         facts: label and value.
         figures, tables: in order; a table has a title.
+        view: a view of single heads, above the figures.
         excerpts: titles, each with excerpts of the text in which one token is marked.
         headline: the finding in a sentence or two, for the summary; empty if there is none.
         method: how it was measured: a term, and its formula, paper or caveat.
@@ -84,6 +94,7 @@ class Section:
     words: list[str] = field(default_factory=list)
     points: list[tuple[str, str]] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
+    view: HeadView | None = None
     figures: list[Figure] = field(default_factory=list)
     tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
     excerpts: list[tuple[str, list[Excerpt]]] = field(default_factory=list)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pli_train.core.run_format import run_folder
+from tests.in_browser import until
 from tests.sweeping import Training, study_of, write_config
 
 ARGUMENTS = [
@@ -26,6 +27,29 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def opened(chromium):
+    """Open a page; give it with all that it said on the console and asked of the network."""
+    contexts = []
+
+    def open_page(path, width=1200, scheme="light"):
+        context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}, offline=True)
+        context.set_default_timeout(120_000)  # a busy machine is no failure
+        contexts.append(context)
+        tab, outputs, asked = context.new_page(), [], []
+        tab.on("console", lambda message: outputs.append(message.text))
+        tab.on("pageerror", lambda error: outputs.append(str(error)))
+        tab.on("dialog", lambda dialog: (outputs.append("dialog"), dialog.dismiss()))
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.goto(Path(path).as_uri())
+        until(tab, "[...document.querySelectorAll('.drawing')].every(d => d.querySelector('.main-svg'))")
+        return tab, outputs, asked
+
+    yield open_page
+    for context in contexts:
+        context.close()
 
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;‮"

@@ -71,7 +71,7 @@ def activations(
             module = ffn_output(stack[lineage.index(layer)], anatomy)
             hooks.enter_context(removed(module.register_forward_pre_hook(keeper(layer))))
         done = 0
-        for some in tokens.split(max(1, AT_ONCE // tokens.shape[1])):
+        for some in tokens.to(model.device).split(max(1, AT_ONCE // tokens.shape[1])):
             on_progress(done, len(tokens))
             read.clear()
             model(input_ids=some)
@@ -79,6 +79,6 @@ def activations(
             found = {id: torch.cat(parts, dim=-2).flatten(0, -2) for id, parts in read.items()}
             if not all(bool(values.isfinite().all()) for values in found.values()):
                 raise BadInput(f"{checkpoint.path}: the activations of its FFN units are not finite")
-            yield {id: values[:, : lineage.shape(id)[1]] for id, values in found.items()}
+            yield {id: values[:, : lineage.shape(id)[1]].cpu() for id, values in found.items()}
             done += len(some)
         on_progress(done, len(tokens))

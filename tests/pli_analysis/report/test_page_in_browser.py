@@ -10,43 +10,13 @@ import pytest
 from pli_analysis.metrics.maps.embedding import embed
 from pli_analysis.report import content, page
 from pli_analysis.runs.opening import open_run
+from tests.in_browser import until
 
 pytestmark = pytest.mark.browser
 
 
 LIT = """figure => document.querySelector(`#figure-${figure} .drawing`)._fullData
          .filter(t => t.meta && t.meta.layer).map(t => [t.meta.layer, t.opacity])"""
-
-
-def until(tab, expression):
-    """Wait until it holds; the page's policy forbids playwright's own way, which evaluates text there."""
-    for _ in range(600):
-        if tab.evaluate(expression):
-            return
-        tab.wait_for_timeout(50)
-    raise AssertionError(expression)
-
-
-@pytest.fixture
-def opened(chromium):
-    """Open a page; give it with all that it said on the console and asked of the network."""
-    contexts = []
-
-    def open_page(path, width=1200, scheme="light"):
-        context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}, offline=True)
-        contexts.append(context)
-        tab, outputs, asked = context.new_page(), [], []
-        tab.on("console", lambda message: outputs.append(message.text))
-        tab.on("pageerror", lambda error: outputs.append(str(error)))
-        tab.on("dialog", lambda dialog: (outputs.append("dialog"), dialog.dismiss()))
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.goto(Path(path).as_uri())
-        until(tab, "[...document.querySelectorAll('.drawing')].every(d => d.querySelector('.main-svg'))")
-        return tab, outputs, asked
-
-    yield open_page
-    for context in contexts:
-        context.close()
 
 
 @pytest.fixture
