@@ -20,6 +20,7 @@ from pli_analysis.metrics.grad_norms.recomputed import squares_at
 from pli_analysis.metrics.influence import influence
 from pli_analysis.metrics.lens import lens
 from pli_analysis.metrics.maps.embedding import embed
+from pli_analysis.metrics.neurons.neurons import neurons
 from pli_analysis.metrics.probing.probe import probe
 from pli_analysis.metrics.similarity.similarity import similarity
 from pli_analysis.runs.opening import open_run
@@ -59,6 +60,7 @@ MEASUREMENTS = {
     "conductance": lambda run: conductance(run, blocks=1),
     "influence": lambda run: influence(run, blocks=2, checkpoints=2),
     "probe": lambda run: probe(run, blocks=4),
+    "neurons": lambda run: neurons(run, blocks=2),
     "similarity": lambda run: similarity(run, None, blocks=4),
     "map": lambda run: embed(run, space="function", blocks=2).table,
     "gradients": gradients,
