@@ -128,17 +128,19 @@ study-heads: install
 study-disturbance: BASE := reports/disturbance/base.toml
 study-disturbance: TOKENS := --no-baseline --objective tokens --budget 1024000 --workers 2 --threads 1
 study-disturbance: FOUR := --seeds 4 --set seed=51 --set train.eval_full=0 $(TOKENS)
+study-disturbance: THREE := --seeds 3 --set seed=51 --set train.eval_full=0 $(TOKENS)
 study-disturbance: install
 	$(BIN)/pli-train sweep reports/disturbance/space.toml --sampler grid $(TOKENS) -o studies/disturbance
-	$(BIN)/pli-train sweep $(BASE) --grid optim.lr=1e-2,5e-3,2e-2 $(FOUR) -o studies/disturbance-twins
+	$(BIN)/pli-train sweep $(BASE) $(FOUR) -o studies/disturbance-twins
 	$(BIN)/pli-train sweep $(BASE) --set growth.schedule=300@0 --set growth.initializer=identity \
 		--set growth.learning_rate=rewarm-new $(FOUR) -o studies/disturbance-rewarm
 	$(BIN)/pli-train sweep $(BASE) --set growth.schedule=300@3 --set growth.initializer=clone-noise \
-		--grid growth.noise=0.1,0.3 $(FOUR) -o studies/disturbance-noise
-	$(BIN)/pli-train sweep $(BASE) --set growth.schedule=300@3 --grid optim.lr=5e-3,2e-2 $(FOUR) -o studies/disturbance-rate
-	$(BIN)/pli-train sweep $(BASE) --grid model.initial_layers=3,12 $(FOUR) -o studies/disturbance-twins-depth
-	$(BIN)/pli-train sweep $(BASE) --set model.initial_layers=3 --set growth.schedule=300@1 $(FOUR) -o studies/disturbance-3
-	$(BIN)/pli-train sweep $(BASE) --set model.initial_layers=12 --set growth.schedule=300@6 $(FOUR) -o studies/disturbance-12
+		--grid growth.noise=0.1,0.3 $(THREE) -o studies/disturbance-noise
+	$(BIN)/pli-train sweep $(BASE) --grid optim.lr=5e-3,2e-2 $(THREE) -o studies/disturbance-twins-rate
+	$(BIN)/pli-train sweep $(BASE) --set growth.schedule=300@3 --grid optim.lr=5e-3,2e-2 $(THREE) -o studies/disturbance-rate
+	$(BIN)/pli-train sweep $(BASE) --grid model.initial_layers=3,12 $(THREE) -o studies/disturbance-twins-depth
+	$(BIN)/pli-train sweep $(BASE) --set model.initial_layers=3 --set growth.schedule=300@1 $(THREE) -o studies/disturbance-3
+	$(BIN)/pli-train sweep $(BASE) --set model.initial_layers=12 --set growth.schedule=300@6 $(THREE) -o studies/disturbance-12
 
 # The default preset, seven fixed depths, growth of depth or of sequences alone, and further levers, with equal FLOPs.
 study-default: EQUAL := --set train.compile=true --no-baseline --budget 1.9655e12 --workers 2 --threads 1

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pli_analysis.runs.run import Run
 
-COMMANDS = """ls lineage drift scalars grad-norms gradnorms embed similarity ablation pruning lens probe attribution
+COMMANDS = """ls lineage neurons drift scalars grad-norms gradnorms embed similarity ablation pruning lens probe attribution
 conductance attention influence explain disturbance compare sweep report figures watch doctor"""
 SECTIONS = "summary loss map provenance"
 TAKEN = frozenset(f"{COMMANDS} {SECTIONS}".split())
