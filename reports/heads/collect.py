@@ -16,7 +16,7 @@ import pli_analysis
 HERE = Path(__file__).parent
 STUDIES = HERE.parents[1] / "studies"
 FOLDERS = ["heads-fixed", "heads", "heads-layers"]
-GROWN = {"heads": "4 to 8 to 12 heads", "heads-layers": "4 to 8 to 12 heads, 2 to 4 layers"}
+GROWN = {"heads": "4-to-12 heads", "heads-layers": "heads and layers"}
 
 
 def main() -> None:
