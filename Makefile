@@ -12,14 +12,15 @@ BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
 install: $(DEVELOPMENT)
 
-# The package with what it needs, and with what its tests and checks need.
+# The package with what it needs, and with what its tests and checks need. Most modules of the libraries are never imported,
+# so each is compiled when it is, not here.
 $(PACKAGE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -c constraints.txt -e .
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e .
 	touch $@
 
 $(DEVELOPMENT): $(PACKAGE)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	touch $@
 
 # Train the default preset and its baseline, one core each; write a report of the first, and one that compares them.
