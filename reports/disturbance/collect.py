@@ -24,6 +24,8 @@ def runs() -> pd.DataFrame:
     rows = []
     for file in sorted(STUDIES.glob("disturbance*/trials.json")):
         for trial in json.loads(file.read_text())["trials"]:
+            if trial["state"] != "complete":
+                continue
             run = open_run(file.parent / "runs" / trial["run"])
             config, scalars = run.record["config"], run.scalars
             steps, _, values = scalars.of(run_folder.EVAL_LOSS)
