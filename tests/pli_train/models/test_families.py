@@ -193,7 +193,7 @@ def test_more_heads_than_the_width_divides_by_still_reload(family, operator, tmp
     from pli_train.models import padding
 
     made, parts = tiny(family), anatomy.family(family)
-    (event,) = read([{"operator": operator, "at": 0, **GROWN[operator]}], {})
+    (event,) = read([{"operator": operator, "at": 0, **GROWN[operator]}])
     event.grow(made, parts, Lineage.begin(2, heads=4, units=48), seed=0)
     expected = logits(made)
     made.save_pretrained(tmp_path, state_dict=padding.padded(made, parts))
