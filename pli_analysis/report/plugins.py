@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from pli_analysis.runs.run import Run
 
-COMMANDS = """ls lineage neurons drift scalars grad-norms gradnorms embed similarity ablation pruning lens probe attribution
-conductance attention influence explain disturbance compare sweep report figures watch doctor"""
+COMMANDS = """ls lineage drift scalars grad-norms gradnorms embed similarity ablation pruning lens probe attribution
+conductance attention neurons influence explain disturbance compare sweep report figures watch doctor"""
 SECTIONS = "summary loss map provenance"
 TAKEN = frozenset(f"{COMMANDS} {SECTIONS}".split())
 """Names that a metric of another package cannot have: those of commands and of sections of the report."""
